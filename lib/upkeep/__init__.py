@@ -1,0 +1,27 @@
+"""upkeep: cron-driven care for long-running programs on small Linux servers.
+
+This package holds what two or more of the scripts in ``bin/`` share. Importing it puts the
+packages of the checkout's own ``.venv`` on the path, so that every script finds its dependencies
+whether they come from the distribution, from ``.venv`` or from an installation with pip.
+"""
+
+import sys
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+
+
+def _use_own_venv() -> None:
+    """Append the packages of ``<checkout>/.venv``, if it was made for this Python version.
+
+    No re-run of the interpreter: the packages are pure Python or built for the same minor version.
+    """
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    packages = CHECKOUT / ".venv" / "lib" / version / "site-packages"
+    if sys.prefix == sys.base_prefix and packages.is_dir():
+        sys.path.insert(1, str(packages))
+
+
+_use_own_venv()

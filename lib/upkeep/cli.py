@@ -1,0 +1,183 @@
+"""What every script does alike: options, exit status, error lines, the log."""
+
+import argparse
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import signal
+import sys
+import time
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from upkeep import CHECKOUT, __version__, config, files, text, units
+from upkeep.errors import Exit, OperatorError
+
+Main = Callable[[Sequence[str] | None], int]
+
+PACKAGES = {  # module: (Debian package, name on PyPI)
+    "psutil": ("python3-psutil", "psutil"),
+    "requests": ("python3-requests", "requests"),
+    "dotenv": ("python3-dotenv", "python-dotenv"),
+}
+
+
+def script(main: Main) -> Main:
+    """Wrap a script's `main`: errors become one line and an exit status, alike everywhere.
+
+    An OperatorError is printed without a traceback; a bug of ours keeps its full one, without
+    secrets. SIGTERM ends the script like Ctrl-C does, through its `finally` blocks, with 143.
+    """
+
+    @functools.wraps(main)
+    def run(argv: Sequence[str] | None = None) -> int:
+        _prepare_streams()
+        sys.excepthook = _print_redacted
+        with contextlib.suppress(ValueError):  # not in the main thread: the caller's business
+            signal.signal(signal.SIGTERM, _terminate)
+        try:
+            status = int(main(argv))
+            sys.stdout.flush()
+        except OperatorError as error:
+            warn(str(error))
+            status = error.code
+        except KeyboardInterrupt:
+            status = Exit.INTERRUPTED
+        except BrokenPipeError:  # the reader went away, as `| head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            status = Exit.DONE
+        for path in files.set_aside:
+            warn(f"{path}: a damaged state file was set aside and is rebuilt")
+        files.set_aside.clear()
+        return status
+
+    return run
+
+
+def _prepare_streams() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _print_redacted(
+    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
+) -> None:
+    import traceback
+
+    sys.stderr.write(text.redact("".join(traceback.format_exception(kind, error, trace))))
+
+
+def _terminate(_signal: int, _frame: types.FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(int(Exit.TERMINATED))
+
+
+def program() -> str:
+    """The name of the running script without its ending: "restart"."""
+    return Path(sys.argv[0]).stem.removeprefix("upkeep-").replace("-", "_") or "upkeep"
+
+
+def warn(message: str) -> None:
+    """One line on stderr, headed by the script's name; secrets are masked."""
+    line = text.redact(" ".join(message.split("\n")))
+    with contextlib.suppress(OSError):
+        print(f"{program()}: {line}", file=sys.stderr, flush=True)
+
+
+def log(settings: config.Config, message: str) -> None:
+    """Append one event to <state>/log/upkeep.log. A log that can't be written stops nothing."""
+    line = f"{units.local_time(time.time())} {program()} {text.printable(text.redact(message))}"
+    try:
+        files.append_line(settings.state / "log" / "upkeep.log", line)
+    except OSError as error:
+        warn(f"{error.filename or settings.state}: cannot write the log: {error.strerror}")
+
+
+def parser(doc: str | None, examples: str) -> argparse.ArgumentParser:
+    """A parser with the options that every script has.
+
+    `doc` is the script's docstring; its first paragraph becomes the description. `examples` has
+    one command a line, with the question that it answers behind a #.
+    """
+    made = argparse.ArgumentParser(
+        description=(doc or "").split("\n\n")[0],
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--config", metavar="FILE", help="upkeep.toml to use")
+    made.add_argument("-v", "--verbose", action="store_true", help="say what is done")
+    made.add_argument("--version", action="version", version=f"upkeep {__version__}")
+    return made
+
+
+def add_dry_run(made: argparse.ArgumentParser) -> None:
+    """Add --dry-run; UPKEEP_DRY_RUN=1 in the environment means the same."""
+    made.add_argument(
+        "--dry-run",
+        action="store_true",
+        default=os.environ.get("UPKEEP_DRY_RUN", "0") not in ("", "0"),
+        help="print the plan and change nothing",
+    )
+
+
+def add_json(made: argparse.ArgumentParser) -> None:
+    """Add --json."""
+    made.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def option_type(parse: Callable[[str], Any], name: str) -> Callable[[str], Any]:
+    """`parse` as an argparse type: its ValueError text becomes the usage error."""
+
+    def read(value: str) -> Any:
+        try:
+            return parse(value)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    read.__name__ = name
+    return read
+
+
+duration = option_type(units.parse_duration, "duration")
+size = option_type(units.parse_size, "size")
+
+
+def require(*modules: str) -> None:
+    """Have the third-party `modules` at hand before anything is done. Raises OperatorError."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        apt = " ".join(PACKAGES[name][0] for name in missing)
+        pip = " ".join(PACKAGES[name][1] for name in missing)
+        raise OperatorError(
+            f"missing: {', '.join(missing)}; install by: apt install {apt},"
+            f" or: {CHECKOUT}/bin/setup, or: pip install {pip}",
+            Exit.USAGE,
+        )
+
+
+def chosen_tasks(settings: config.Config, names: Sequence[str]) -> list[str]:
+    """`names` without repeats, checked against the configuration. Raises OperatorError."""
+    for name in names:
+        if name not in settings.tasks:
+            known = ", ".join(settings.tasks) or "none is configured"
+            where = settings.file or "upkeep.toml (there is none)"
+            shown = text.printable(name)
+            raise OperatorError(f'no task "{shown}" in {where}; known: {known}', Exit.USAGE)
+    return list(dict.fromkeys(names))
+
+
+def print_json(value: object) -> None:
+    """Print `value` as one JSON document."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def colour(line: str, code: int) -> str:
+    """`line` in an ANSI colour, on a terminal that wants one (see no-color.org)."""
+    wanted = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    return f"\x1b[{code}m{line}\x1b[0m" if wanted else line

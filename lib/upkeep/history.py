@@ -1,0 +1,73 @@
+"""What happened to the tasks: `<state>/restarts.jsonl`, one line per start, stop and death.
+
+Every event keeps the wall clock and (boot id, seconds since boot), so that a clock that was
+stepped does not move it in or out of a window.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from upkeep import proc
+from upkeep.files import append_line
+
+FILE = "restarts.jsonl"
+Event = dict[str, Any]
+
+_BLOCK_BYTES = 1 << 16
+
+
+def record(state: Path, event: Event, now: float) -> None:
+    """Append `event`, stamped with `now` (Unix seconds) and the time since boot.
+
+    Its keys are task, event (start, stop, restart, death), reason, old_pid, new_pid,
+    stop_seconds, downtime_seconds, rss_before_bytes, rss_after_bytes, killed, outcome and detail,
+    as far as they are known. Raises OSError.
+    """
+    stamp = {"time": round(now, 3), "boot_id": proc.boot_id(), "uptime": round(proc.uptime(), 3)}
+    known = {key: value for key, value in event.items() if value is not None}
+    append_line(state / FILE, json.dumps({**stamp, **known}, ensure_ascii=False))
+
+
+def newest_first(state: Path) -> Iterator[Event]:
+    """Events from the last one back; torn and foreign lines are passed over."""
+    try:
+        file = open(state / FILE, "rb")
+    except FileNotFoundError:
+        return
+    with file:
+        position, rest = file.seek(0, os.SEEK_END), b""
+        while position > 0:
+            size = min(_BLOCK_BYTES, position)
+            position -= size
+            file.seek(position)
+            rest, *lines = (file.read(size) + rest).split(b"\n")
+            yield from _parsed(reversed(lines))
+        yield from _parsed(iter([rest]))
+
+
+def _parsed(lines: Iterator[bytes]) -> Iterator[Event]:
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(event, dict) and isinstance(event.get("time"), (int, float)):
+            yield event
+
+
+def since(state: Path, seconds: float, now: float, uptime: float, boot_id: str) -> list[Event]:
+    """Events of the last `seconds`, oldest first.
+
+    An event of this boot is dated by the time since boot, an older one by the wall clock.
+    """
+    found = []
+    for event in newest_first(state):
+        same_boot = event.get("boot_id") == boot_id and isinstance(event.get("uptime"), float)
+        age = uptime - event["uptime"] if same_boot else now - event["time"]
+        if age > seconds:
+            break
+        found.append(event)
+    return found[::-1]

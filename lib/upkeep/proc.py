@@ -1,0 +1,230 @@
+"""Processes as the kernel shows them: identity, one pass over /proc, signals through a pidfd.
+
+A process is identified by (boot id, PID, start ticks): field 22 of /proc/PID/stat counts clock
+ticks since boot, so it moves neither with the wall clock nor over a suspend, and two processes
+that are given one PID in turn differ in it (proc(5)). The file names follow proc(5).
+"""
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+DEAD_STATES = "ZXx"
+
+
+class Identity(NamedTuple):
+    """One process, and never another that was given its PID later."""
+
+    boot_id: str
+    pid: int
+    start_ticks: int
+
+
+class Stat(NamedTuple):
+    """What /proc/PID/stat tells. `cpu_ticks` is user and system time without the children's."""
+
+    pid: int
+    name: str
+    state: str
+    parent: int
+    group: int
+    session: int
+    start_ticks: int
+    cpu_ticks: int
+    rss_bytes: int
+
+    @property
+    def dead(self) -> bool:
+        """Whether it has ended; a zombie has, whatever ``kill -0`` says."""
+        return self.state in DEAD_STATES
+
+
+def boot_id(root: str = "/proc") -> str:
+    """The kernel's random name of this boot. "" where /proc/sys is not shown."""
+    try:
+        return Path(root, "sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
+def uptime(root: str = "/proc") -> float:
+    """Seconds since boot, suspended time included."""
+    with open(f"{root}/uptime", "rb") as file:
+        return float(file.read().split()[0])
+
+
+def pid_max() -> int:
+    """The largest PID the kernel gives out, 2**22 at most."""
+    try:
+        return int(Path("/proc/sys/kernel/pid_max").read_text("ascii"))
+    except (OSError, ValueError):
+        return 1 << 22
+
+
+def read_stat(pid: int, root: str = "/proc") -> Stat | None:
+    """The stat line of `pid`; None when there is no such process."""
+    try:
+        with open(f"{root}/{pid}/stat", "rb") as file:
+            return parse_stat(file.read())
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+
+
+def parse_stat(data: bytes) -> Stat | None:
+    """Take a stat line apart; None when it is torn.
+
+    The name stands in brackets and may hold blanks and brackets itself: fields are counted from
+    the last closing one.
+    """
+    opening, closing = data.find(b"("), data.rfind(b")")
+    fields = data[closing + 2 :].split()
+    if opening < 0 or closing < opening or len(fields) < 22:
+        return None
+    try:
+        return Stat(
+            pid=int(data[:opening]),
+            name=data[opening + 1 : closing].decode("utf-8", "surrogateescape"),
+            state=fields[0].decode("ascii", "replace"),
+            parent=int(fields[1]),
+            group=int(fields[2]),
+            session=int(fields[3]),
+            start_ticks=int(fields[19]),
+            cpu_ticks=int(fields[11]) + int(fields[12]),
+            rss_bytes=int(fields[21]) * PAGE_BYTES,
+        )
+    except ValueError:
+        return None
+
+
+def scan(root: str = "/proc") -> dict[int, Stat]:
+    """Every visible process by PID, in one pass."""
+    found = {}
+    for name in os.listdir(root):
+        if name.isdigit() and (stat := read_stat(int(name), root)):
+            found[stat.pid] = stat
+    return found
+
+
+def descendants(table: dict[int, Stat], pid: int) -> list[int]:
+    """PIDs of the children of `pid`, their children and so on, parents before children."""
+    children: dict[int, list[int]] = {}
+    for stat in table.values():
+        children.setdefault(stat.parent, []).append(stat.pid)
+    order, seen = [pid], {pid}
+    for each in order:
+        fresh = [child for child in children.get(each, []) if child not in seen]
+        order.extend(fresh)
+        seen.update(fresh)
+    return order[1:]
+
+
+def identify(pid: int) -> Identity | None:
+    """The identity of the process that has `pid` now; None when it has ended or is a zombie."""
+    stat = read_stat(pid)
+    return None if stat is None or stat.dead else Identity(boot_id(), pid, stat.start_ticks)
+
+
+def is_alive(identity: Identity) -> bool:
+    """Whether this very process still runs."""
+    return identify(identity.pid) == identity
+
+
+def age_seconds(stat: Stat, root: str = "/proc") -> float:
+    """Seconds since the process started."""
+    return uptime(root) - stat.start_ticks / TICKS_PER_SECOND
+
+
+def open_process(identity: Identity) -> int | None:
+    """A pidfd that refers to this very process, or None when it has ended.
+
+    The pidfd comes first and the identity is compared after it: from then on the descriptor can
+    mean no other process, even when the PID is given out again. Close it with os.close.
+    Raises PermissionError where pidfds are forbidden.
+    """
+    try:
+        fd = os.pidfd_open(identity.pid)
+    except (ProcessLookupError, ValueError):
+        return None
+    except OSError as error:
+        if isinstance(error, PermissionError):
+            raise
+        return None  # EINVAL: the number of a thread, not of a process
+    if is_alive(identity):
+        return fd
+    os.close(fd)
+    return None
+
+
+def send_signal(pidfd: int, number: int) -> bool:
+    """Send a signal; False when the process has ended. Raises PermissionError."""
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_for_exit(pidfds: Iterable[int], seconds: float) -> set[int]:
+    """Those of `pidfds` whose processes still run after at most `seconds`.
+
+    A pidfd becomes readable when its process ends, also while it stays a zombie that nobody
+    reaps (pidfd_open(2)): there is no interval of polling.
+    """
+    running = set(pidfds)
+    poller = select.poll()
+    for fd in running:
+        poller.register(fd, select.POLLIN)
+    deadline = time.monotonic() + seconds
+    while running:
+        left = max(0.0, deadline - time.monotonic())
+        ended = poller.poll(left * 1000)
+        for fd, _event in ended:
+            poller.unregister(fd)
+            running.discard(fd)
+        if not ended and left == 0.0:
+            break
+    return running
+
+
+def command_line(pid: int, root: str = "/proc") -> list[str]:
+    """The arguments of `pid`; [] for a kernel thread, a zombie or a process that is hidden."""
+    data = _read(f"{root}/{pid}/cmdline")
+    text = data.decode("utf-8", "surrogateescape")
+    return text.removesuffix("\0").split("\0") if text else []
+
+
+def environment(pid: int) -> dict[str, str]:
+    """The environment `pid` was started with; {} when it may not be read or was overwritten."""
+    text = _read(f"/proc/{pid}/environ").decode("utf-8", "surrogateescape")
+    pairs = (entry.partition("=") for entry in text.split("\0"))
+    return {name: value for name, equals, value in pairs if equals}
+
+
+def count_fds(pid: int, root: str = "/proc") -> int | None:
+    """Open descriptors of `pid`; None when they may not be seen."""
+    with contextlib.suppress(OSError):
+        return len(os.listdir(f"{root}/{pid}/fd"))
+    return None
+
+
+def owner(pid: int) -> int | None:
+    """The real user id of `pid`; None when it has ended."""
+    for line in _read(f"/proc/{pid}/status").splitlines():
+        if line.startswith(b"Uid:"):
+            return int(line.split()[1])
+    return None
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""

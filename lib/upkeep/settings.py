@@ -1,0 +1,217 @@
+"""Every table and key of upkeep.toml: its type, its default and what it means.
+
+A key is a dataclass field with a reader, which turns the TOML value into the field's value or
+raises ValueError with a text that begins with "expected". This module is the one home of keys and
+defaults: the loader in `config`, the documentation and its test all read these tables.
+"""
+
+import signal
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from upkeep import units
+
+Reader = Callable[[Any], Any]
+
+
+def key(reader: Reader, doc: str, default: Any = MISSING, *, default_factory: Any = MISSING) -> Any:
+    """A dataclass field that stands for one key of a table."""
+    metadata = {"reader": reader, "doc": doc}
+    if default_factory is not MISSING:
+        return field(default_factory=default_factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def _of_type(kind: type, expected: str) -> Reader:
+    def read(value: Any) -> Any:
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"expected {expected}, got {value!r}")
+        return value
+
+    return read
+
+
+text = _of_type(str, "a string")
+flag = _of_type(bool, "true or false")
+_mapping = _of_type(dict, 'a table such as { NAME = "value" }')
+_list = _of_type(list, "a list of strings")
+
+
+def integer(least: int, most: int) -> Reader:
+    """A reader of whole numbers from `least` to `most`."""
+
+    def read(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise ValueError(f"expected a whole number from {least} to {most}, got {value!r}")
+        return value
+
+    return read
+
+
+def number(value: Any) -> float:
+    """A number that is not negative."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise ValueError(f"expected a number of at least 0, got {value!r}")
+    return float(value)
+
+
+def size(value: Any) -> int:
+    """Bytes: "300M", or a bare number."""
+    return units.parse_size(_text_or_number(value))
+
+
+def duration(value: Any) -> float:
+    """Seconds: "30s", or a bare number."""
+    return units.parse_duration(_text_or_number(value))
+
+
+def percent(value: Any) -> float:
+    """A fraction, from "80%"."""
+    return units.parse_percent(text(value))
+
+
+def _text_or_number(value: Any) -> str:
+    return str(value) if isinstance(value, (int, float)) and value is not True else text(value)
+
+
+def words(value: Any) -> tuple[str, ...]:
+    """A list of strings that are not empty."""
+    for each in _list(value):
+        if not text(each):
+            raise ValueError('expected a list of strings, got an empty one ("")')
+    return tuple(value)
+
+
+def command(value: Any) -> tuple[str, ...]:
+    """A command: a list, or one string that is split like a shell would."""
+    if isinstance(value, str):
+        import shlex
+
+        try:
+            value = shlex.split(value)
+        except ValueError as error:
+            raise ValueError(f"expected a command, got {value!r}: {error}") from None
+    parts = words(value)
+    if not parts or any("\0" in part for part in parts):
+        raise ValueError("expected a command of at least one word, without NUL")
+    return parts
+
+
+def absolute(value: Any) -> Path:
+    """An absolute path."""
+    if not text(value).startswith("/") or "\0" in value:
+        raise ValueError(f'expected an absolute path, got "{value}"')
+    return Path(value)
+
+
+def absolutes(value: Any) -> tuple[Path, ...]:
+    """A list of absolute paths."""
+    return tuple(absolute(each) for each in words(value))
+
+
+def path(value: Any) -> Path | None:
+    """A path; "" is none. What a relative one is relative to, the key's text says."""
+    if "\0" in text(value):
+        raise ValueError("expected a path without NUL")
+    return Path(value) if value else None
+
+
+def stop_signal(value: Any) -> int:
+    """The number of a signal given by name, "TERM" or "SIGTERM"."""
+    name = "SIG" + text(value).upper().removeprefix("SIG")
+    if name not in signal.Signals.__members__ or name in ("SIGKILL", "SIGSTOP"):
+        raise ValueError(f'expected the name of a signal such as "TERM" or "INT", got "{value}"')
+    return int(signal.Signals[name])
+
+
+def umask(value: Any) -> int:
+    """A file mode mask in octal digits, such as "027"."""
+    digits = text(value)
+    if not 1 <= len(digits) <= 4 or set(digits) - set("01234567") or int(digits, 8) > 0o777:
+        raise ValueError(f'expected a umask of octal digits such as "027", got "{value}"')
+    return int(digits, 8)
+
+
+def environment(value: Any) -> dict[str, str]:
+    """Names and values of environment variables."""
+    for name, content in _mapping(value).items():
+        if not name or "=" in name or "\0" in name + text(content):
+            raise ValueError(f'expected NAME = "value" without NUL, got {name!r}')
+    return dict(value)
+
+
+@dataclass(frozen=True)
+class PathSettings:
+    """[paths]"""
+
+    state: Path | None = key(
+        path,
+        "The state directory, relative to this file. Default: var beside upkeep.toml,"
+        " /var/lib/upkeep for /etc/upkeep, ~/.local/state/upkeep where neither can be written.",
+        None,
+    )
+
+
+@dataclass(frozen=True)
+class TelegramSettings:
+    """[telegram]"""
+
+    connect_timeout: float = key(duration, "Longest wait for a TCP connection.", 5.0)
+    timeout: float = key(duration, "Longest wait for the TLS handshake and the answer.", 20.0)
+    tries: int = key(integer(1, 10), "Tries of one message in one run.", 3)
+    budget: float = key(duration, "Longest time one run may spend on sending.", 45.0)
+
+
+@dataclass(frozen=True)
+class HostSettings:
+    """[host]"""
+
+    memory_alert: float = key(percent, "Share of memory in use that is a problem.", 0.80)
+    disks: tuple[Path, ...] = key(absolutes, "Mount points that are watched.", (Path("/"),))
+    disk_alert: float = key(percent, "Share of a disk in use that is a problem.", 0.90)
+    data_dirs: tuple[Path, ...] = key(absolutes, "Directories whose size is reported.", ())
+    top: int = key(integer(1, 1000), "Rows of programs in the report.", 10)
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """[task.NAME]"""
+
+    name: str
+    command: tuple[str, ...] = key(
+        command, "The program: a list of words, or a string that is split like a shell would."
+    )
+    shell: bool = key(flag, "Run the command, given as one string, by /bin/sh.", False)
+    cwd: Path = key(absolute, "Its working directory.", Path("/"))
+    env: dict[str, str] = key(environment, "Environment variables.", default_factory=dict)
+    env_file: Path | None = key(absolute, "A file of NAME=value lines, read before env.", None)
+    user: str = key(text, "The user it runs as; only root can name another.", "")
+    group: str = key(text, "Its group; the user's own by default.", "")
+    log: Path = key(path, "stdout and stderr, appended; <state>/log/<task>.log by default.", None)
+    pid_file: Path = key(path, "Its PID file; <state>/run/<task>.pid by default.", None)
+    stop_signal: int = key(stop_signal, "The signal that asks it to end.", int(signal.SIGTERM))
+    stop_timeout: float = key(duration, "Grace period before it is killed.", 30.0)
+    state_files: tuple[str, ...] = key(
+        words, "Patterns of files that are removed while it is stopped.", ()
+    )
+    state_files_older_than: float = key(duration, "Only those at least this old.", 3600.0)
+    verify: float = key(duration, "How long it must live to count as started.", 3.0)
+    crash_limit: int = key(integer(1, 1000), "Deaths within crash_window that open the breaker.", 5)
+    crash_window: float = key(duration, "See crash_limit.", 600.0)
+    crash_cooldown: float = key(duration, "Pause before a given-up task is tried again.", 1800.0)
+
+
+@dataclass(frozen=True)
+class CleanupSettings:
+    """[cleanup.NAME]"""
+
+    name: str
+    paths: tuple[str, ...] = key(words, "The directories that are cleaned (roots).")
+    match: tuple[str, ...] = key(
+        words, "Globs of files that may go; with a / they match the path below the root."
+    )
+    exclude: tuple[str, ...] = key(words, "Globs of files that stay.", ())
+    older_than: float | None = key(duration, "Age from which a file goes.", None)
+    allow_all: bool = key(flag, 'Must be true for match = ["*"].', False)
