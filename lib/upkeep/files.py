@@ -57,7 +57,7 @@ def atomic_write(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 
 def append_line(path: Path, line: str, mode: int = 0o600) -> None:
-    """Append one line in one write, so that lines of several processes never mix.
+    """Append one line under the file's flock, so that lines of several processes never mix.
 
     The file is opened for every line: after a rotation the next line goes to the new file. A line
     torn by a full disk gets its newline first, so that it never swallows the next one.
@@ -67,6 +67,7 @@ def append_line(path: Path, line: str, mode: int = 0o600) -> None:
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     fd = os.open(path, flags, mode)
     try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
         size = os.fstat(fd).st_size
         torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
         data = ("\n" if torn else "") + line.replace("\n", "\\n") + "\n"

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-_TOKEN = re.compile(r"\b\d{3,}(:|%3[Aa])[A-Za-z0-9_-]{20,}")
+_TOKEN = re.compile(r"(?<!\d)\d{5,}(?::|%3[Aa])[A-Za-z0-9_-]{20,}")
 _secrets: set[str] = set()
 
 

@@ -1,0 +1,164 @@
+import os
+import re
+import tomllib
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT
+from upkeep import config, settings
+from upkeep.errors import Exit, OperatorError
+
+TASK = '[task.bot]\ncommand = ["python3", "bot.py"]\n'
+
+
+def load(place: Path, text: str) -> config.Config:
+    file = place / "upkeep.toml"
+    file.write_text(text)
+    return config.load(str(file))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[pats]\n", r'unknown key "pats"; did you mean "paths"\?'),
+        (TASK + "stop_timout = 3\n", r'\[task.bot\]: unknown key "stop_timout".*"stop_timeout"'),
+        (TASK + 'stop_timeout = "30x"\n', r"\[task.bot\] stop_timeout: expected a duration"),
+        (TASK + "stop_timeout = true\n", r"\[task.bot\] stop_timeout: expected a string"),
+        (TASK + "stop_timeout = -1\n", r"\[task.bot\] stop_timeout: expected a duration"),
+        (TASK + 'stop_signal = "KILL"\n', r"stop_signal: expected the name of a signal"),
+        (TASK + "cwd = 'srv'\n", r'cwd: expected an absolute path, got "srv"'),
+        (TASK + 'env = { "A=B" = "x" }\n', r"env: expected NAME"),
+        (TASK + "crash_limit = 0\n", r"crash_limit: expected a whole number from 1"),
+        ("[task.bot]\n", r'\[task.bot\]: the key "command" is missing'),
+        ("[task.bot]\ncommand = []\n", r"command: expected a command"),
+        ('[task.bot]\ncommand = "sh -c \'x"\n', r"command: expected a command"),
+        ("[task.bot]\ncommand = 7\n", r"command: expected a list of strings"),
+        ("[task]\nbot = 1\n", r"\[task\] bot: expected a table \[task.bot\]"),
+        ("task = 1\n", r"\[task\]: expected a table"),
+        ('[task."a/b"]\ncommand = ["x"]\n', r"expected a name of letters"),
+        ('[task.".x"]\ncommand = ["x"]\n', r"expected a name of letters"),
+        ('[task."-x"]\ncommand = ["x"]\n', r"expected a name of letters"),
+        ('[task.""]\ncommand = ["x"]\n', r"expected a name of letters"),
+        ('[task."a\\nb"]\ncommand = ["x"]\n', r"expected a name of letters"),
+        ('[task.upkeep]\ncommand = ["x"]\n', r"expected another name"),
+        ('[task.job-x]\ncommand = ["x"]\n', r"expected another name"),
+        ('[host]\nmemory_alert = "180%"\n', r"\[host\] memory_alert: expected at most"),
+        ("[host]\nmemory_alert = 80\n", r"\[host\] memory_alert: expected a string"),
+        ("= 3", r"not valid TOML"),
+        ("a = " + "[" * 5000, r"not valid TOML"),
+    ],
+)
+def test_a_bad_file_is_one_line_that_says_where_and_what(
+    home: Path, text: str, message: str
+) -> None:
+    with pytest.raises(OperatorError, match=message) as caught:
+        load(home, text)
+    assert caught.value.code == Exit.USAGE
+    assert str(caught.value).startswith(f"{home}/upkeep.toml: ")
+
+
+def test_a_file_that_cannot_be_read_is_one_line(home: Path) -> None:
+    (home / "upkeep.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(OperatorError, match="not valid TOML"):
+        config.load(str(home / "upkeep.toml"))
+    with pytest.raises(OperatorError, match="no such configuration file"):
+        config.load(str(home / "none.toml"))
+
+
+def test_the_same_key_twice_is_refused(home: Path) -> None:
+    with pytest.raises(OperatorError, match="not valid TOML"):
+        load(home, TASK + 'cwd = "/a"\ncwd = "/b"\n')
+
+
+def test_paths_are_relative_to_the_state_directory(home: Path) -> None:
+    task = load(home, '[paths]\nstate = "st"\n' + TASK + 'log = "log/x.log"\n').tasks["bot"]
+    assert task.log == home / "st/log/x.log"
+    assert task.pid_file == home / "st/run/bot.pid"
+    task = load(home, TASK + 'pid_file = "/run/bot.pid"\n').tasks["bot"]
+    assert task.pid_file == Path("/run/bot.pid")
+    assert task.log == home / "var/log/bot.log"
+
+
+def test_values_are_turned_into_seconds_bytes_and_numbers(home: Path) -> None:
+    text = TASK + 'stop_signal = "INT"\nstop_timeout = "1m30s"\numask = "027"\n'
+    known = {each.name for each in fields(settings.TaskSettings)}
+    text = text if "umask" in known else text.replace('umask = "027"\n', "")
+    task = load(home, text).tasks["bot"]
+    assert (task.stop_signal, task.stop_timeout) == (2, 90.0)
+    assert load(home, "[task.x]\ncommand = \"echo 'a b' c\"\n").tasks["x"].command == (
+        "echo",
+        "a b",
+        "c",
+    )
+
+
+def test_a_name_may_have_letters_of_any_script(home: Path) -> None:
+    assert list(load(home, '[task."取引-bot.1"]\ncommand = ["x"]\n').tasks) == ["取引-bot.1"]
+
+
+def test_the_file_is_found_by_option_then_environment(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "a.toml").write_text("")
+    (home / "b.toml").write_text("")
+    monkeypatch.setenv("UPKEEP_CONFIG", str(home / "b.toml"))
+    assert config.find(str(home / "a.toml")) == home / "a.toml"
+    assert config.find(None) == home / "b.toml"
+
+
+def test_without_a_file_the_defaults_apply(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    monkeypatch.setattr(config, "CHECKOUT", home)
+    monkeypatch.setattr(config, "SYSTEM_FILE", home / "none")
+    loaded = config.load()
+    assert loaded.file is None
+    assert loaded.state == home / "var"
+    assert loaded.tasks == {} and loaded.env_file == home / ".env"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the rule is for root")
+def test_root_refuses_what_others_can_write(home: Path) -> None:
+    file = home / "upkeep.toml"
+    file.write_text(TASK)
+    file.chmod(0o666)
+    with pytest.raises(OperatorError, match="not trusted by root") as caught:
+        config.load(str(file))
+    assert caught.value.code == Exit.REFUSED
+    file.chmod(0o644)
+    (home / "var").mkdir()
+    (home / "var").chmod(0o777)
+    with pytest.raises(OperatorError, match=r"var: not trusted by root"):
+        config.load(str(file))
+    (home / "var").chmod(0o700)
+    home.chmod(0o777)
+    with pytest.raises(OperatorError, match=r"upkeep.toml: not trusted by root"):
+        config.load(str(file))
+
+
+def test_the_example_is_valid_and_names_only_known_keys(home: Path) -> None:
+    example = (ROOT / "upkeep.example.toml").read_text()
+    loaded = load(home, example)
+    assert loaded.tasks and loaded.cleanups
+    assert tomllib.loads(example)
+
+
+TABLES = [
+    table
+    for table in vars(settings).values()
+    if isinstance(table, type) and table.__name__.endswith("Settings")
+]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_key_is_explained_and_shown_in_the_example(table: type) -> None:
+    example = (ROOT / "upkeep.example.toml").read_text()
+    for each in fields(table):
+        if not each.metadata:
+            continue
+        assert each.metadata["doc"].endswith("."), each.name
+        assert re.search(rf"\b{each.name} = ", example), (
+            f"{table.__doc__} {each.name} is not in the example"
+        )
+        if each.default is not MISSING and isinstance(each.default, (list, dict)):
+            raise AssertionError(f"{each.name} has a default that could be changed")

@@ -1,0 +1,152 @@
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import is_running, wait_until
+from upkeep import proc
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(["sleep", "600"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_an_identity_is_of_one_process_only(child: "subprocess.Popen[bytes]") -> None:
+    identity = proc.identify(child.pid)
+    assert identity is not None
+    assert proc.is_alive(identity)
+    assert not proc.is_alive(identity._replace(start_ticks=identity.start_ticks + 1))
+    assert not proc.is_alive(identity._replace(boot_id="another boot"))
+
+
+def test_a_pid_that_was_given_out_again_is_never_signalled(
+    child: "subprocess.Popen[bytes]",
+) -> None:
+    identity = proc.identify(child.pid)
+    assert identity is not None
+    assert proc.open_process(identity._replace(start_ticks=identity.start_ticks - 1)) is None
+    fd = proc.open_process(identity)
+    assert fd is not None
+    assert proc.send_signal(fd, signal.SIGKILL)
+    assert proc.wait_for_exit([fd], 20) == set()
+    child.wait()
+    assert not proc.send_signal(fd, signal.SIGKILL)
+    os.close(fd)
+
+
+def test_a_zombie_is_dead(child: "subprocess.Popen[bytes]") -> None:
+    identity = proc.identify(child.pid)
+    assert identity is not None
+    fd = proc.open_process(identity)
+    assert fd is not None
+    child.kill()
+    assert proc.wait_for_exit([fd], 20) == set()  # nobody has reaped it yet
+    os.close(fd)
+    stat = proc.read_stat(child.pid)
+    assert stat is not None and stat.dead
+    assert not proc.is_alive(identity)
+    assert proc.open_process(identity) is None
+
+
+def test_waiting_ends_at_its_deadline(child: "subprocess.Popen[bytes]") -> None:
+    identity = proc.identify(child.pid)
+    assert identity is not None
+    fd = proc.open_process(identity)
+    assert fd is not None
+    begin = time.monotonic()
+    assert proc.wait_for_exit([fd], 0.05) == {fd}
+    assert time.monotonic() - begin >= 0.05
+    os.close(fd)
+
+
+def test_the_number_of_a_thread_is_no_process() -> None:
+    import threading
+
+    release, ready = threading.Event(), threading.Event()
+    numbers = []
+
+    def run() -> None:
+        numbers.append(threading.get_native_id())
+        ready.set()
+        release.wait()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    ready.wait()
+    try:
+        stat = proc.read_stat(numbers[0])
+        assert stat is not None  # /proc shows a thread's directory to whoever asks for it
+        identity = proc.Identity(proc.boot_id(), numbers[0], stat.start_ticks)
+        assert proc.open_process(identity) is None
+    finally:
+        release.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "two words", "a) S 1 1 1", "((", ") 0 (", "new\nline", "caf\udce9"]
+)
+def test_a_hostile_name_does_not_move_the_fields(name: str) -> None:
+    line = f"42 ({name}) S 7 8 9 0 -1 4194304 1 2 3 4 50 60 0 0 20 0 1 0 12345 999 3 0\n"
+    stat = proc.parse_stat(line.encode("utf-8", "surrogateescape"))
+    assert stat is not None
+    assert (stat.pid, stat.name, stat.state, stat.parent) == (42, name, "S", 7)
+    assert (stat.group, stat.session, stat.start_ticks, stat.cpu_ticks) == (8, 9, 12345, 110)
+    assert stat.rss_bytes == 3 * proc.PAGE_BYTES
+
+
+@pytest.mark.parametrize("line", [b"", b"42 (x", b"42 (x) S 1", b"x (y) S " + b"z " * 30])
+def test_a_torn_stat_line_is_no_process(line: bytes) -> None:
+    assert proc.parse_stat(line) is None
+
+
+def test_one_pass_finds_the_family() -> None:
+    parent = subprocess.Popen(["sh", "-c", "sleep 600 & echo $!; wait"], stdout=subprocess.PIPE)
+    try:
+        assert parent.stdout is not None
+        grandchild = int(parent.stdout.readline())
+        table = proc.scan()
+        assert parent.pid in proc.descendants(table, os.getpid())
+        assert proc.descendants(table, parent.pid) == [grandchild]
+        assert table[grandchild].parent == parent.pid
+    finally:
+        os.kill(grandchild, signal.SIGKILL)
+        parent.kill()
+        parent.wait()
+    wait_until(lambda: not is_running(grandchild))
+
+
+def test_what_a_process_shows_of_itself() -> None:
+    child = subprocess.Popen(["sleep", "600"], env={"UPKEEP_TASK": "trader:abc"})
+    try:
+        wait_until(lambda: proc.command_line(child.pid) == ["sleep", "600"])
+        assert proc.environment(child.pid) == {"UPKEEP_TASK": "trader:abc"}
+        assert proc.owner(child.pid) == os.getuid()
+        assert proc.count_fds(child.pid) == 3
+        stat = proc.read_stat(child.pid)
+        assert stat is not None and 0 <= proc.age_seconds(stat) < 60
+    finally:
+        child.kill()
+        child.wait()
+    assert proc.command_line(child.pid) == []
+    assert proc.environment(child.pid) == {}
+    assert proc.count_fds(child.pid) is None
+    assert proc.owner(child.pid) is None
+
+
+def test_the_kernels_own_figures_can_be_read_from_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "uptime").write_text("123.45 99.0\n")
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "stat").write_text("7 (x) S 1 7 7 0 -1 0 0 0 0 0 1 2 0 0 20 0 1 0 400 9 5 0")
+    assert proc.uptime(str(tmp_path)) == 123.45
+    assert proc.boot_id(str(tmp_path)) == ""
+    assert proc.scan(str(tmp_path))[7].rss_bytes == 5 * proc.PAGE_BYTES
+    assert len(proc.boot_id()) == 36
