@@ -111,10 +111,20 @@ def test_the_file_is_found_by_option_then_environment(
 def test_without_a_file_the_defaults_apply(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     monkeypatch.setattr(config, "CHECKOUT", home)
     monkeypatch.setattr(config, "SYSTEM_FILE", home / "none")
+    (home / "upkeep.example.toml").write_text("")
     loaded = config.load()
     assert loaded.file is None
     assert loaded.state == home / "var"
     assert loaded.tasks == {} and loaded.env_file == home / ".env"
+
+
+def test_an_installation_by_pip_keeps_its_state_in_the_home_directory(
+    monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    monkeypatch.setattr(config, "CHECKOUT", home)
+    monkeypatch.setattr(config, "SYSTEM_FILE", home / "none")
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
+    assert config.load().state == home / "state" / "upkeep"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the rule is for root")

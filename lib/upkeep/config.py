@@ -51,11 +51,11 @@ def find(option: str | None) -> Path | None:
     """
     named = option or os.environ.get("UPKEEP_CONFIG")
     if named:
-        if not Path(named).is_file():
+        if not os.path.isfile(named):
             raise OperatorError(f"{named}: no such configuration file", Exit.USAGE)
         return Path(named).absolute()
     candidates = (CHECKOUT / "upkeep.toml", SYSTEM_FILE)
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if os.path.isfile(path)), None)
 
 
 def load(option: str | None = None) -> Config:
@@ -104,7 +104,8 @@ def default_state(file: Path | None) -> Path:
     if file and file.parent == SYSTEM_FILE.parent:
         return SYSTEM_STATE
     beside = file.parent if file else CHECKOUT
-    if os.access(beside / "var", os.W_OK) or os.access(beside, os.W_OK):
+    is_place = file or (CHECKOUT / "upkeep.example.toml").exists()  # else: installed by pip
+    if is_place and (os.access(beside / "var", os.W_OK) or os.access(beside, os.W_OK)):
         return beside / "var"
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "upkeep"
 
