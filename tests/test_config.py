@@ -172,3 +172,11 @@ def test_every_key_is_explained_and_shown_in_the_example(table: type) -> None:
         )
         if each.default is not MISSING and isinstance(each.default, (list, dict)):
             raise AssertionError(f"{each.name} has a default that could be changed")
+
+
+def test_the_reference_in_docs_is_what_the_code_says() -> None:
+    from tests.helpers import reference
+
+    assert reference.TARGET.read_text() == reference.reference(), (
+        "run: python3 -m tests.helpers.reference"
+    )
