@@ -6,7 +6,7 @@ stepped does not move it in or out of a window.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +71,24 @@ def since(state: Path, seconds: float, now: float, uptime: float, boot_id: str) 
             break
         found.append(event)
     return found[::-1]
+
+
+def count_restarts(events: Iterable[Event], task: str) -> int:
+    """How often `task` was started again: restarts, and starts after a death.
+
+    `events` are oldest first. A first start and one after a deliberate stop are none.
+    """
+    count, died = 0, False
+    for event in events:
+        if event.get("task") != task:
+            continue
+        kind = event.get("event")
+        if (
+            kind == "restart"
+            or (kind == "start" and died)
+            or (kind == "death" and "new_pid" in event)
+        ):
+            count, died = count + 1, False
+        else:
+            died = kind == "death"
+    return count

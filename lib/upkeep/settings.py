@@ -169,10 +169,16 @@ class HostSettings:
     """[host]"""
 
     memory_alert: float = key(percent, "Share of memory in use that is a problem.", 0.80)
+    memory_clear: float = key(percent, "Share from which on down it is none any more.", 0.75)
+    samples: int = key(integer(1, 1000), "Samples in a row that open or close an alert.", 3)
     disks: tuple[Path, ...] = key(absolutes, "Mount points that are watched.", (Path("/"),))
     disk_alert: float = key(percent, "Share of a disk in use that is a problem.", 0.90)
     data_dirs: tuple[Path, ...] = key(absolutes, "Directories whose size is reported.", ())
     top: int = key(integer(1, 1000), "Rows of programs in the report.", 10)
+    program_attention: int = key(size, "Memory of a program that the report points out.", 200 << 20)
+    restarts_attention: int = key(
+        integer(1, 1_000_000), "Restarts in 24 hours that the report points out.", 50
+    )
 
 
 @dataclass(frozen=True)

@@ -74,3 +74,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: str = "")
 def _pad(cell: str, width: int, side: str) -> str:
     blanks = " " * (width - display_width(cell))
     return blanks + cell if side == ">" else cell + blanks
+
+
+def cut(text: str, columns: int) -> str:
+    """`text` cut to at most `columns` of a terminal; an ellipsis stands for what is missing."""
+    while display_width(text) > columns:
+        text = text.removesuffix("…")[:-1] + "…"
+    return text
