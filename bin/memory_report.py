@@ -31,23 +31,22 @@ EXAMPLES = """  memory_report.py             # how is this host, and who uses it
 DAY = 86400.0
 
 Document = dict[str, Any]
+Events = list[history.Event]
 
 
 def parser() -> ArgumentParser:
     """The options of this script."""
     made = cli.parser(__doc__, EXAMPLES)
     cli.add_json(made)
-    made.add_argument("--top", type=int, metavar="N", help="rows of programs; [host] top")
-    made.add_argument("--telegram", action="store_true", help="send it instead of printing it")
+    made.add_argument("--top", type=cli.count, metavar="N", help="rows of programs")
     made.add_argument("--proc-root", metavar="DIR", default="/proc", help="read DIR, not /proc")
     return made
 
 
-def program_row(
-    program: Program, uptime: float, events: list[history.Event], now: float
-) -> Document:
-    """One program as it stands in the JSON document."""
-    recent = [event for event in events if event["time"] >= now - DAY]
+def program_row(program: Program, host: memory.Host, day: Events, week: Events) -> Document:
+    """One program as it stands in the JSON document. The events are those of one and seven days."""
+    leader = program.leader
+    age = host.uptime_seconds - leader.start_ticks / proc.TICKS_PER_SECOND if leader else None
     return {
         "name": program.name,
         "task": program.task,
@@ -55,9 +54,9 @@ def program_row(
         "rss_bytes": program.rss_bytes,
         "pss_bytes": program.pss_bytes,
         "fds": program.fds,
-        "age_seconds": round(uptime - program.leader.start_ticks / proc.TICKS_PER_SECOND, 2),
-        "restarts_24h": history.count_restarts(recent, program.name) if program.task else 0,
-        "restarts_7d": history.count_restarts(events, program.name) if program.task else 0,
+        "age_seconds": age and round(age, 2),
+        "restarts_24h": history.count_restarts(day, program.name) if program.task else 0,
+        "restarts_7d": history.count_restarts(week, program.name) if program.task else 0,
     }
 
 
@@ -66,7 +65,12 @@ def document(settings: Config, root: str, top: int, now: float) -> Document:
     host = memory.read_host(root)
     found = programs.collect(root, programs.running_tasks(settings, host.boot_id, root))
     programs.read_details(found[:top], root)
-    events = history.since(settings.state, 7 * DAY, now, host.uptime_seconds, host.boot_id)
+    running = {program.name for program in found if program.task}
+    found += [Program(name, None, task=True) for name in settings.tasks if name not in running]
+    day, week = (
+        history.since(settings.state, days * DAY, now, host.uptime_seconds, host.boot_id)
+        for days in (1, 7)
+    )
     disks = memory.read_disks(settings.host.disks)
     sizes = memory.directory_sizes(settings.host.data_dirs) if settings.host.data_dirs else {}
     return {
@@ -76,7 +80,7 @@ def document(settings: Config, root: str, top: int, now: float) -> Document:
             "pss_known": sum(len(each.pids) for each in found if each.pss_bytes is not None),
             "processes": sum(len(each.pids) for each in found),
         },
-        "programs": [program_row(each, host.uptime_seconds, events, now) for each in found],
+        "programs": [program_row(each, host, day, week) for each in found],
         "disks": [
             {"path": path, "used_bytes": used, "free_bytes": free}
             for path, (used, free) in disks.items()
@@ -154,7 +158,7 @@ def program_table(rows: list[Document]) -> list[str]:
             str(row["processes"]),
             format_size(row["rss_bytes"]),
             "-" if row["pss_bytes"] is None else format_size(row["pss_bytes"]),
-            format_duration(row["age_seconds"]),
+            "-" if row["age_seconds"] is None else format_duration(row["age_seconds"]),
             str(row["restarts_24h"]),
         )
         for row in rows

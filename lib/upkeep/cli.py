@@ -17,7 +17,7 @@ from typing import Any
 from upkeep import CHECKOUT, __version__, config, files, text, units
 from upkeep.errors import Exit, OperatorError
 
-Main = Callable[[Sequence[str] | None], int]
+Main = Callable[..., int]  # takes the arguments, or by default those of the command line
 
 PACKAGES = {  # module: (Debian package, name on PyPI)
     "psutil": ("python3-psutil", "psutil"),
@@ -144,6 +144,13 @@ def option_type(parse: Callable[[str], Any], name: str) -> Callable[[str], Any]:
     return read
 
 
+def _count(value: str) -> int:
+    if not value.isdecimal() or not 1 <= int(value) <= 1000:
+        raise ValueError(f'expected a whole number from 1 to 1000, got "{value}"')
+    return int(value)
+
+
+count = option_type(_count, "count")
 duration = option_type(units.parse_duration, "duration")
 size = option_type(units.parse_size, "size")
 

@@ -37,7 +37,7 @@ class Program:
     """The processes of one name. `leader` is the oldest: its life is the program's life."""
 
     name: str
-    leader: Stat
+    leader: Stat | None  # None for a task that does not run
     task: bool = False
     pids: list[int] = field(default_factory=list)
     rss_bytes: int = 0

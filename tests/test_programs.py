@@ -1,0 +1,174 @@
+"""Programs get the name of what they run; their processes are one row."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import is_running, wait_until
+from upkeep import config, proc, programs
+
+NAMES = [  # command line, name
+    (["python3", "-u", "/srv/bot.py", "--fast"], "/srv/bot.py"),
+    (["/usr/bin/python3.11", "-W", "error", "-X", "dev", "bot.py"], "bot.py"),
+    (["python3", "-um", "http.server", "8000"], "http.server"),
+    (["python3", "-m", "gunicorn", "-b", "0.0.0.0:80", "shop:app"], "shop:app"),
+    (["/usr/bin/python3", "/usr/bin/gunicorn", "-w", "4", "shop:make()"], "shop:make()"),
+    (["gunicorn:", "worker", "[shop:app]"], "shop:app"),
+    (["uvicorn", "shop.main:app", "--port", "80"], "shop.main:app"),
+    (["celery", "-A", "jobs", "worker"], "jobs"),
+    (["streamlit", "run", "board.py"], "board.py"),
+    (["python3", "-c", "import time\ntime.sleep(60)"], "python -c import time time.sleep(6"),
+    (["python3"], "python3"),
+    (["python3", "-"], "python3"),
+    (["node", "-r", "dotenv/config", "/srv/web/server.js"], "/srv/web/server.js"),
+    (["nodejs", "server.js"], "server.js"),
+    (["java", "-Xmx1g", "-cp", "a.jar:b.jar", "org.acme.Main"], "org.acme.Main"),
+    (["java", "-jar", "/srv/acme.jar"], "/srv/acme.jar"),
+    (["php", "-d", "memory_limit=1G", "queue.php"], "queue.php"),
+    (["ruby", "-I", "lib", "app.rb"], "app.rb"),
+    (["perl", "-w", "x.pl"], "x.pl"),
+    (["sh", "-e", "/srv/run.sh"], "/srv/run.sh"),
+    (["bash", "-lc", "exec  true"], "bash -lc exec true"),
+    (["-bash"], "bash"),
+    (["nginx:", "master", "process"], "nginx"),
+    (["/usr/sbin/sshd", "-D"], "sshd"),
+    (["php-fpm:", "pool", "www"], "php-fpm"),
+    (["[celeryd:", "w@host]", "-active-"], "celeryd"),
+    ([], "kernel-name"),
+    ([""], "kernel-name"),
+]
+
+
+@pytest.mark.parametrize(("words", "name"), NAMES, ids=lambda value: str(value)[:30])
+def test_a_command_line_is_named_by_what_it_runs(words: list[str], name: str) -> None:
+    assert programs.program_name(words, "kernel-name") == name
+
+
+def start(*command: str, cwd: Path) -> subprocess.Popen[str]:
+    """Run Python on `command`; the program says when it is up."""
+    child = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "up\n"
+    return child
+
+
+def by_name(
+    root: str = "/proc", tasks: dict[int, str] | None = None
+) -> dict[str, programs.Program]:
+    return {each.name: each for each in programs.collect(root, tasks or {})}
+
+
+BODY = "import sys; print('up', flush=True); sys.stdin.read()"
+FORKS = "import os\nfor _ in range(3):\n    if not os.fork(): break\n" + BODY
+SPAWNS = """
+import multiprocessing, sys, time
+if __name__ == "__main__":
+    child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    child.start()
+    print("up", flush=True)
+    sys.stdin.read()
+    child.kill()
+"""
+
+
+def test_workers_of_one_script_are_one_row_and_two_scripts_are_two(home: Path) -> None:
+    (home / "bot-é-1.py").write_text(BODY)
+    (home / "bot2.py").write_text(FORKS)
+    children = [start("-u", "bot-é-1.py", cwd=home), start(str(home / "bot2.py"), cwd=home)]
+    found = wait_until(lambda: (now := by_name())["bot2.py"].pids[3:] and now)
+    assert len(found["bot-é-1.py"].pids) == 1
+    bot2 = found["bot2.py"]
+    assert len(bot2.pids) == 4 and bot2.leader.pid == children[1].pid
+    assert bot2.rss_bytes > 4 << 20
+    assert not any(name.startswith("python") and "bot" in name for name in found)
+    for child in children:
+        child.communicate()
+
+
+def test_workers_that_multiprocessing_spawned_belong_to_their_script(home: Path) -> None:
+    (home / "pool.py").write_text(SPAWNS)
+    child = start("pool.py", cwd=home)
+    wait_until(lambda: len(by_name()["pool.py"].pids) >= 3)  # itself, the worker, the tracker
+    child.communicate()
+
+
+def test_two_scripts_of_one_name_are_told_apart_by_their_directories(home: Path) -> None:
+    children = []
+    for name in ("shop", "blog"):
+        (home / name).mkdir()
+        (home / name / "app.py").write_text(BODY)
+        children.append(start("app.py", cwd=home / name))
+    assert {"shop/app.py", "blog/app.py"} <= by_name().keys()
+    for child in children:
+        child.communicate()
+
+
+def test_a_task_is_one_row_with_all_its_descendants_whatever_they_run(home: Path) -> None:
+    (home / "job.py").write_text(
+        "import subprocess, sys\nchild = subprocess.Popen(['sleep', '60'])\n" + BODY
+    )
+    child = start("job.py", cwd=home)
+    (home / "upkeep.toml").write_text(
+        '[task.night]\ncommand = ["true"]\n[task.gone]\ncommand = "x"'
+    )
+    settings = config.load(str(home / "upkeep.toml"))
+    record = settings.state / "tasks" / "night.json"
+    record.parent.mkdir(parents=True)
+    stat = proc.read_stat(child.pid)
+    assert stat
+    boot = proc.boot_id()
+    identity = {"boot_id": boot, "pid": child.pid, "start_ticks": stat.start_ticks}
+    record.write_text(json.dumps(identity))
+    tasks = programs.running_tasks(settings, boot, "/proc")
+    assert tasks == {child.pid: "night"}
+    found = by_name(tasks=tasks)
+    assert len(found["night"].pids) == 2 and found["night"].task
+    for wrong in ({"start_ticks": 1}, {"boot_id": "other"}, {"pid": None}):
+        record.write_text(json.dumps(identity | wrong))
+        assert programs.running_tasks(settings, boot, "/proc") == {}
+    for pid in found["night"].pids:
+        os.kill(pid, 9)
+    child.communicate()
+
+
+def test_hostile_names_and_endless_command_lines_are_shown_harmlessly(home: Path) -> None:
+    name = b"e\x1b[2Jvil\n\xff<b>.py"
+    (home / os.fsdecode(name)).write_text(BODY)
+    child = start(os.fsdecode(name), "x" * 100_000, cwd=home)
+    shown = [each for each in by_name() if "vil" in each]
+    assert shown == ["e\\x1b[2Jvil\\n\\xff<b>.py"]
+    child.communicate()
+
+
+def test_pss_and_descriptors_are_those_of_the_kernel_and_large_processes_are_spared(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "fat.py").write_text("keep = b'x' * (30 << 20)\n" + BODY)
+    child = start("fat.py", cwd=home)
+    fat = by_name()["fat.py"]
+    programs.read_details([fat], "/proc")
+    assert fat.pss_bytes and 30 << 20 < fat.pss_bytes <= fat.rss_bytes
+    assert fat.fds == len(os.listdir(f"/proc/{child.pid}/fd"))
+    monkeypatch.setattr(programs, "PSS_MAX_RSS", 20 << 20)
+    programs.read_details([fat], "/proc")
+    assert fat.pss_bytes is None and fat.fds
+    child.communicate()
+    assert not is_running(child.pid)
+
+
+def test_of_the_keys_that_begin_with_pss_only_the_whole_one_counts(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    rollup = "Rss: 900 kB\nPss_Dirty: 1 kB\nPss_Anon:  2 kB\nPss:      300 kB\nSwapPss:  4 kB\n"
+    (tmp_path / "7" / "smaps_rollup").write_text(rollup)
+    assert programs.read_pss(7, str(tmp_path)) == 300 * 1024
+    assert programs.read_pss(8, str(tmp_path)) is None
