@@ -162,6 +162,15 @@ class TelegramSettings:
     timeout: float = key(duration, "Longest wait for the TLS handshake and the answer.", 20.0)
     tries: int = key(integer(1, 10), "Tries of one message in one run.", 3)
     budget: float = key(duration, "Longest time one run may spend on sending.", 45.0)
+    repeat_after: float = key(
+        duration, "How long a repeat of telegram_alert.py --key is suppressed.", 900.0
+    )
+    remind_after: float = key(
+        duration, "After how long a problem that lasts is told again.", 6 * 3600.0
+    )
+    expire_after: float = key(
+        duration, "Age at which a message that could not be sent is given up.", 86400.0
+    )
 
 
 @dataclass(frozen=True)
