@@ -10,6 +10,7 @@ from typing import TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 HELPERS = ROOT / "tests" / "helpers"
+LONG = os.environ.get("UPKEEP_LONG") == "1"  # run with the full counts, not with the small ones
 
 T = TypeVar("T")
 
