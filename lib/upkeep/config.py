@@ -161,7 +161,10 @@ def _table(
             given[name] = _value(each, content[name], file, where)
         elif each.default is MISSING and each.default_factory is MISSING:
             raise _fault(file, f"[{where}]", f'the key "{name}" is missing')
-    return kind(**given)
+    try:
+        return kind(**given)
+    except ValueError as error:
+        raise _fault(file, f"[{where}]", str(error)) from None
 
 
 def _value(each: "Field[Any]", content: Any, file: Path, where: str) -> Any:

@@ -84,6 +84,42 @@ def words(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def some_words(value: Any) -> tuple[str, ...]:
+    """A list of at least one string."""
+    if not words(value):
+        raise ValueError("expected a list of at least one string")
+    return tuple(value)
+
+
+def roots(value: Any) -> tuple[str, ...]:
+    """Absolute directories that are written out: no variable or ~ is left in them."""
+    for each in some_words(value):
+        if not each.startswith("/") or "$" in each or "\0" in each:
+            raise ValueError(f'expected absolute paths without variables, got "{each}"')
+    return tuple(value)
+
+
+def choice(*known: str) -> Reader:
+    """A reader of one of the `known` words."""
+
+    def read(value: Any) -> str:
+        if value not in known:
+            raise ValueError(f"expected one of {', '.join(known)}, got {value!r}")
+        return str(value)
+
+    return read
+
+
+def size_or_none(value: Any) -> int | None:
+    """Bytes; "" is none."""
+    return None if value == "" else size(value)
+
+
+def free_space(value: Any) -> int | float | None:
+    """Free space of a disk: a fraction (float) from "10%", or bytes (int); "" is none."""
+    return percent(value) if isinstance(value, str) and "%" in value else size_or_none(value)
+
+
 def command(value: Any) -> tuple[str, ...]:
     """A command: a list, or one string that is split like a shell would."""
     if isinstance(value, str):
@@ -223,10 +259,36 @@ class CleanupSettings:
     """[cleanup.NAME]"""
 
     name: str
-    paths: tuple[str, ...] = key(words, "The directories that are cleaned (roots).")
+    paths: tuple[str, ...] = key(roots, "The directories that are cleaned (roots).")
     match: tuple[str, ...] = key(
-        words, "Globs of files that may go; with a / they match the path below the root."
+        some_words, "Globs of files that may go; with a / they match the path below the root."
     )
     exclude: tuple[str, ...] = key(words, "Globs of files that stay.", ())
     older_than: float | None = key(duration, "Age from which a file goes.", None)
+    age: str = key(
+        choice("mtime", "name"),
+        'What an age is taken from: "mtime", or "name" (a date in the file name).',
+        "mtime",
+    )
+    larger_than: int | None = key(size_or_none, "Only files larger than that.", None)
+    keep_newest: int = key(
+        integer(0, 1_000_000), "Files kept of each group (a directory, a name without its date).", 0
+    )
+    max_total: int | None = key(
+        size_or_none, "Most bytes that all matched files may take; the oldest go first.", None
+    )
+    min_free: int | float | None = key(
+        free_space, 'Least free space, "10%" or "5G"; the oldest matched files go first.', None
+    )
+    min_age: float = key(duration, "max_total and min_free spare younger files.", 86400.0)
     allow_all: bool = key(flag, 'Must be true for match = ["*"].', False)
+    remove_empty_dirs: bool = key(flag, "Remove directories that the run emptied.", False)
+
+    def __post_init__(self) -> None:
+        """Refuse a rule that is too wide to be meant. Raises ValueError."""
+        limits = (self.older_than, self.larger_than, self.max_total, self.min_free)
+        if all(limit is None for limit in limits):
+            raise ValueError("expected a limit: older_than, larger_than, max_total or min_free")
+        wide = [glob for glob in self.match if not set(glob) - set("*?/")]
+        if wide and not self.allow_all:
+            raise ValueError(f'expected allow_all = true beside match = ["{wide[0]}"]')
