@@ -122,8 +122,9 @@ def test_the_real_cron_runs_the_lines(home: Path) -> None:
             command = LINE.fullmatch(line)[3].replace("/opt/upkeep", str(ROOT))  # type: ignore[index]
             files.atomic_write(
                 host.place / "cron.d" / f"line-{number}",
-                f"@reboot root export UPKEEP_DRY_RUN=1 UPKEEP_CONFIG={config}; {command} >{marks}/{number} 2>&1; "
-                f"echo $? >{marks}/{number}.status\n".encode(),
+                f"@reboot root export UPKEEP_DRY_RUN=1 UPKEEP_CONFIG={config};"
+                f" {command} >{marks}/{number} 2>&1;"
+                f" echo $? >{marks}/{number}.status\n".encode(),
                 0o644,
             )
         with host.cron():

@@ -68,7 +68,7 @@ def test_an_expression_starts_at(text: str, expected: list[str]) -> None:
     ],
 )
 def test_a_wrong_expression_is_told(text: str) -> None:
-    with pytest.raises(ValueError, match="^expected "):
+    with pytest.raises(ValueError, match=r"^expected "):
         schedule.parse(text)
 
 

@@ -15,6 +15,7 @@ from upkeep.files import writable_by_others
 from upkeep.settings import (
     CleanupSettings,
     HostSettings,
+    JobSettings,
     PathSettings,
     TaskSettings,
     TelegramSettings,
@@ -34,6 +35,7 @@ class Config:
     file: Path | None
     state: Path
     telegram: TelegramSettings = field(default_factory=TelegramSettings)
+    jobs: JobSettings = field(default_factory=JobSettings)
     host: HostSettings = field(default_factory=HostSettings)
     tasks: dict[str, TaskSettings] = field(default_factory=dict)
     cleanups: dict[str, CleanupSettings] = field(default_factory=dict)
@@ -80,7 +82,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 def parse(document: dict[str, Any], file: Path) -> Config:
     """Check `document`, read from `file`. Raises OperatorError at the first fault."""
-    known = ("paths", "telegram", "host", "task", "cleanup")
+    known = ("paths", "telegram", "jobs", "host", "task", "cleanup")
     for name, content in document.items():
         if name not in known:
             raise _unknown(file, "table", name, known)
@@ -93,6 +95,7 @@ def parse(document: dict[str, Any], file: Path) -> Config:
         file=file,
         state=state,
         telegram=_table(TelegramSettings, document.get("telegram", {}), file, "telegram"),
+        jobs=_table(JobSettings, document.get("jobs", {}), file, "jobs"),
         host=_table(HostSettings, document.get("host", {}), file, "host"),
         tasks={name: _located(task, state) for name, task in tasks.items()},
         cleanups=_named_tables(CleanupSettings, document.get("cleanup", {}), file, "cleanup"),

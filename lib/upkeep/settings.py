@@ -210,6 +210,13 @@ class TelegramSettings:
 
 
 @dataclass(frozen=True)
+class JobSettings:
+    """[jobs]"""
+
+    log_max: int = key(size, "Size of one job's log; the oldest output goes first.", 64 << 20)
+
+
+@dataclass(frozen=True)
 class HostSettings:
     """[host]"""
 
