@@ -3,7 +3,7 @@
 
 usage: run_job.py NAME [OPTION ...] -- COMMAND [ARG ...], or run_job.py --status [--json]
 
-    $ run_job.py backup --timeout 1h -- /usr/local/bin/backup --all
+    $ run_job.py backup --timeout 1h -- /root/backup.sh
 
 Output goes to <state>/log/job-NAME.log, its end to stderr when the job fails. Exit codes: the
 command's own (128+n: signal n), 124 time limit, 126 or 127 it could not be run, 4 the previous
@@ -27,7 +27,7 @@ from upkeep import CHECKOUT, cli, config, files, jobs, proc, text, units
 from upkeep.errors import Exit, OperatorError
 
 EXAMPLES = """\
-  run_job.py backup -- /usr/local/bin/backup               # did last night's backup work?
+  run_job.py backup -- /root/backup.sh                   # did last night's backup work?
   run_job.py feed --timeout 5m --alert-after 3 -- fetch    # may fail twice before it is told
   run_job.py --status                                      # which jobs fail, hang or never ran?
 """
