@@ -35,8 +35,15 @@ def sync_directory(path: Path) -> None:
 def atomic_write(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Replace `path` by `data`: readers and a crash see the old or the new file, never a part.
 
-    The temporary file begins with a dot and stands beside `path`; on any error it is removed.
-    Raises OSError.
+    On any error the temporary file is removed. Raises OSError.
+    """
+    publish(stage(path, data, mode), path)
+
+
+def stage(path: Path, data: bytes, mode: int = 0o600) -> Path:
+    """Write `data`, durably, to a temporary file beside `path`; its name begins with a dot.
+
+    From then on a full disk can't keep `publish` from working. Raises OSError.
     """
     make_directory(path.parent)
     temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
@@ -48,12 +55,26 @@ def atomic_write(path: Path, data: bytes, mode: int = 0o600) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+    except BaseException:
+        discard(temporary)
+        raise
+    return temporary
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Let a staged file take the place of `path`, durably. Raises OSError."""
+    try:
         os.rename(temporary, path)
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        discard(temporary)
         raise
     sync_directory(path.parent)
+
+
+def discard(path: Path) -> None:
+    """Remove `path` if it is there and can be removed."""
+    with contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 def append_line(path: Path, line: str, mode: int = 0o600) -> None:
@@ -136,8 +157,13 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def write_state(path: Path, value: dict[str, Any]) -> None:
     """Store `value` as JSON, durable and atomic. Raises OSError."""
+    atomic_write(path, state_text(value))
+
+
+def state_text(value: dict[str, Any]) -> bytes:
+    """`value` as it stands in a state file."""
     text = json.dumps(value, ensure_ascii=False, indent=1)
-    atomic_write(path, text.encode("utf-8", "backslashreplace") + b"\n")
+    return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 @contextlib.contextmanager

@@ -26,9 +26,19 @@ def record(state: Path, event: Event, now: float) -> None:
     stop_seconds, downtime_seconds, rss_before_bytes, rss_after_bytes, killed, outcome and detail,
     as far as they are known. Raises OSError.
     """
-    stamp = {"time": round(now, 3), "boot_id": proc.boot_id(), "uptime": round(proc.uptime(), 3)}
     known = {key: value for key, value in event.items() if value is not None}
-    append_line(state / FILE, json.dumps({**stamp, **known}, ensure_ascii=False))
+    append_line(state / FILE, json.dumps({**stamp(now), **known}, ensure_ascii=False))
+
+
+def stamp(now: float) -> Event:
+    """A moment that survives a stepped clock: the wall clock, and the time since which boot."""
+    return {"time": round(now, 3), "boot_id": proc.boot_id(), "uptime": round(proc.uptime(), 3)}
+
+
+def age(moment: Event, now: float, uptime: float, boot_id: str) -> float:
+    """Seconds since a stamped `moment`: by the time since boot, in another boot by the clock."""
+    same_boot = moment.get("boot_id") == boot_id and isinstance(moment.get("uptime"), float)
+    return float(uptime - moment["uptime"] if same_boot else now - moment["time"])
 
 
 def newest_first(state: Path) -> Iterator[Event]:
@@ -65,9 +75,7 @@ def since(state: Path, seconds: float, now: float, uptime: float, boot_id: str) 
     """
     found = []
     for event in newest_first(state):
-        same_boot = event.get("boot_id") == boot_id and isinstance(event.get("uptime"), float)
-        age = uptime - event["uptime"] if same_boot else now - event["time"]
-        if age > seconds:
+        if age(event, now, uptime, boot_id) > seconds:
             break
         found.append(event)
     return found[::-1]

@@ -136,6 +136,20 @@ def is_alive(identity: Identity) -> bool:
     return identify(identity.pid) == identity
 
 
+def is_hidden(pid: int) -> bool:
+    """Whether `pid` runs although /proc does not show it to this user (mount option hidepid)."""
+    if read_stat(pid) is not None:
+        return False
+    try:
+        fd = os.pidfd_open(pid)
+    except (OSError, ValueError):
+        return False
+    try:
+        return bool(wait_for_exit([fd], 0))
+    finally:
+        os.close(fd)
+
+
 def age_seconds(stat: Stat, root: str = "/proc") -> float:
     """Seconds since the process started."""
     return uptime(root) - stat.start_ticks / TICKS_PER_SECOND
@@ -195,16 +209,28 @@ def wait_for_exit(pidfds: Iterable[int], seconds: float) -> set[int]:
 
 def command_line(pid: int, root: str = "/proc") -> list[str]:
     """The arguments of `pid`; [] for a kernel thread, a zombie or a process that is hidden."""
-    data = _read(f"{root}/{pid}/cmdline")
+    data = read_file(f"{root}/{pid}/cmdline")
     text = data.decode("utf-8", "surrogateescape")
     return text.removesuffix("\0").split("\0") if text else []
 
 
 def environment(pid: int) -> dict[str, str]:
     """The environment `pid` was started with; {} when it may not be read or was overwritten."""
-    text = _read(f"/proc/{pid}/environ").decode("utf-8", "surrogateescape")
+    text = read_file(f"/proc/{pid}/environ").decode("utf-8", "surrogateescape")
     pairs = (entry.partition("=") for entry in text.split("\0"))
     return {name: value for name, equals, value in pairs if equals}
+
+
+def has_variable(pid: int, name: str, value: str) -> bool:
+    """Whether `pid` was started with `name`=`value` in its environment."""
+    return f"\0{name}={value}\0".encode() in b"\0" + read_file(f"/proc/{pid}/environ")
+
+
+def executable(pid: int) -> str:
+    """The path of the file that `pid` executes; "" when it may not be seen."""
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
+    return ""
 
 
 def count_fds(pid: int, root: str = "/proc") -> int | None:
@@ -216,13 +242,14 @@ def count_fds(pid: int, root: str = "/proc") -> int | None:
 
 def owner(pid: int) -> int | None:
     """The real user id of `pid`; None when it has ended."""
-    for line in _read(f"/proc/{pid}/status").splitlines():
+    for line in read_file(f"/proc/{pid}/status").splitlines():
         if line.startswith(b"Uid:"):
             return int(line.split()[1])
     return None
 
 
-def _read(path: str) -> bytes:
+def read_file(path: str) -> bytes:
+    """The content of a file below /proc; b"" when it can't be read."""
     try:
         with open(path, "rb") as file:
             return file.read()

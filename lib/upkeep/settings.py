@@ -120,8 +120,15 @@ def free_space(value: Any) -> int | float | None:
     return percent(value) if isinstance(value, str) and "%" in value else size_or_none(value)
 
 
-def command(value: Any) -> tuple[str, ...]:
+class Command(tuple[str, ...]):
+    """The words of a command, and its text as it was written or as a shell would want it."""
+
+    text: str
+
+
+def command(value: Any) -> Command:
     """A command: a list, or one string that is split like a shell would."""
+    given = value
     if isinstance(value, str):
         import shlex
 
@@ -132,7 +139,9 @@ def command(value: Any) -> tuple[str, ...]:
     parts = words(value)
     if not parts or any("\0" in part for part in parts):
         raise ValueError("expected a command of at least one word, without NUL")
-    return parts
+    made = Command(parts)
+    made.text = given if isinstance(given, str) else " ".join(parts)
+    return made
 
 
 def absolute(value: Any) -> Path:
@@ -173,9 +182,71 @@ def umask(value: Any) -> int:
 def environment(value: Any) -> dict[str, str]:
     """Names and values of environment variables."""
     for name, content in _mapping(value).items():
-        if not name or "=" in name or "\0" in name + text(content):
+        plain = name.isascii() and name.isidentifier()  # what a shell passes on
+        if not plain or "\0" in text(content):
             raise ValueError(f'expected NAME = "value" without NUL, got {name!r}')
     return dict(value)
+
+
+def limits(value: Any) -> dict[str, int]:
+    """Resource limits by setrlimit(2)'s names; whole numbers, or sizes such as "300M"."""
+    import resource
+
+    known = [each[7:].lower() for each in dir(resource) if each.startswith("RLIMIT_")]
+    for name in _mapping(value):
+        if name not in known:
+            raise ValueError(f'expected limits among {", ".join(known)}, got "{name}"')
+    return {name: size(content) for name, content in value.items()}
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What proves that a started program works; all that is given must hold within `timeout`."""
+
+    tcp: tuple[str, int] | None = None
+    log: str = ""
+    file: Path | None = None
+    command: tuple[str, ...] = ()
+    timeout: float = 30.0
+
+
+def address(value: Any) -> tuple[str, int]:
+    """An IP address and a port, such as "127.0.0.1:5000" or "[::1]:5000"."""
+    import socket
+
+    host, _, port = text(value).rpartition(":")
+    host = host.strip("[]")
+    try:
+        socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+        return host, integer(1, 65535)(int(port))
+    except (OSError, ValueError):
+        raise ValueError(f'expected an address such as "127.0.0.1:80", got "{value}"') from None
+
+
+def pattern(value: Any) -> str:
+    """A regular expression."""
+    import re
+
+    try:
+        re.compile(text(value))
+    except re.error as error:
+        raise ValueError(f"expected a regular expression, got {value!r}: {error}") from None
+    return str(value)
+
+
+def ready(value: Any) -> Ready:
+    """How to tell that a program is ready, e.g. { tcp = "127.0.0.1:5000", timeout = "30s" }."""
+    readers: dict[str, Reader] = {
+        "tcp": address,
+        "log": pattern,
+        "file": absolute,
+        "command": command,
+        "timeout": duration,
+    }
+    for name in _mapping(value):
+        if name not in readers:
+            raise ValueError(f'expected {", ".join(readers)}, got "{name}"')
+    return Ready(**{name: readers[name](content) for name, content in value.items()})
 
 
 @dataclass(frozen=True)
@@ -223,6 +294,7 @@ class HostSettings:
     memory_alert: float = key(percent, "Share of memory in use that is a problem.", 0.80)
     memory_clear: float = key(percent, "Share from which on down it is none any more.", 0.75)
     samples: int = key(integer(1, 1000), "Samples in a row that open or close an alert.", 3)
+    quiet_load: float = key(number, "Load per core below which the host is quiet.", 0.5)
     disks: tuple[Path, ...] = key(absolutes, "Mount points that are watched.", (Path("/"),))
     disk_alert: float = key(percent, "Share of a disk in use that is a problem.", 0.90)
     data_dirs: tuple[Path, ...] = key(absolutes, "Directories whose size is reported.", ())
@@ -238,7 +310,7 @@ class TaskSettings:
     """[task.NAME]"""
 
     name: str
-    command: tuple[str, ...] = key(
+    command: Command = key(
         command, "The program: a list of words, or a string that is split like a shell would."
     )
     shell: bool = key(flag, "Run the command, given as one string, by /bin/sh.", False)
@@ -247,6 +319,9 @@ class TaskSettings:
     env_file: Path | None = key(absolute, "A file of NAME=value lines, read before env.", None)
     user: str = key(text, "The user it runs as; only root can name another.", "")
     group: str = key(text, "Its group; the user's own by default.", "")
+    umask: int = key(umask, "Its file mode mask.", 0o022)
+    nice: int = key(integer(-20, 19), "Its priority; only root can go below 0.", 0)
+    limits: dict[str, int] = key(limits, "Resource limits, such as nofile.", default_factory=dict)
     log: Path = key(path, "stdout and stderr, appended; <state>/log/<task>.log by default.", None)
     pid_file: Path = key(path, "Its PID file; <state>/run/<task>.pid by default.", None)
     stop_signal: int = key(stop_signal, "The signal that asks it to end.", int(signal.SIGTERM))
@@ -256,6 +331,26 @@ class TaskSettings:
     )
     state_files_older_than: float = key(duration, "Only those at least this old.", 3600.0)
     verify: float = key(duration, "How long it must live to count as started.", 3.0)
+    ready: Ready | None = key(ready, "What must hold before it counts as started.", None)
+    max_rss: int | None = key(size, "Memory of all its processes from which it restarts.", None)
+    max_rss_samples: int = key(
+        integer(1, 1000), "Samples in a row over max_rss or max_fds that make it restart.", 3
+    )
+    max_fds: int | None = key(
+        integer(1, 1 << 30),
+        "Open descriptors of one of its processes from which it restarts.",
+        None,
+    )
+    max_age: float | None = key(duration, "Age from which it restarts.", None)
+    heartbeat: Path | None = key(absolute, "A file that it touches while it works.", None)
+    heartbeat_max_age: float = key(duration, "Age of that file from which it restarts.", 600.0)
+    quiet_load: float | None = key(
+        number, "Load per core below which the host is quiet; [host] quiet_load by default.", None
+    )
+    deadline: float = key(
+        duration, "How long a restart waits for a quiet host (see --when-quiet).", 7200.0
+    )
+    depends: tuple[str, ...] = key(words, "Tasks that are started before it.", ())
     crash_limit: int = key(integer(1, 1000), "Deaths within crash_window that open the breaker.", 5)
     crash_window: float = key(duration, "See crash_limit.", 600.0)
     crash_cooldown: float = key(duration, "Pause before a given-up task is tried again.", 1800.0)
