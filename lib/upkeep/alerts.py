@@ -77,6 +77,11 @@ class Alerts:
                 repeats = f" ({closed['count']} repeats)" if closed["count"] else ""
                 self._tell(title, f"{body}\nrecovered after {lasted}{repeats}".strip(), "info")
 
+    def forget(self, key: str) -> None:
+        """Close the episode `key`, if it is open, without a message."""
+        with self._episodes() as episodes:
+            episodes.pop(key, None)
+
     def inform(self, title: str, body: str = "", level: str = "info") -> None:
         """Send a message that belongs to no episode."""
         self._tell(title, body, level)

@@ -9,58 +9,48 @@ import contextlib
 import dataclasses
 import os
 import secrets
+import shlex
+import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-from upkeep import death, family, files, history, launch, pidfile, proc, ready, statefiles
+from upkeep import death, family, files, history, launch, pidfile, proc, ready, statefiles, units
+from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
+from upkeep.outcome import Result
 from upkeep.task import Record, Task, record_path
 
+BY_HAND = "by hand"
 _TAIL_LINES = 10
 
 
-@dataclass
-class Result:
-    """What happened to one task; the fields but `code` are the row of --json and of history."""
-
-    task: str
-    outcome: str = ""
-    code: int = Exit.DONE
-    event: str | None = None
-    reason: str | None = None
-    old_pid: int | None = None
-    new_pid: int | None = None
-    stop_seconds: float | None = None
-    downtime_seconds: float | None = None
-    rss_before_bytes: int | None = None
-    rss_after_bytes: int | None = None
-    killed: bool | None = None
-    detail: str | None = None
-    log_tail: list[str] | None = None
-
-    def row(self) -> dict[str, object]:
-        """The known fields as JSON wants them."""
-        pairs = dataclasses.asdict(self).items()
-        return {key: value for key, value in pairs if value is not None and key != "code"}
+def plan(task: Task, old: proc.Identity | None, reason: str) -> list[str]:
+    """What `restart` would do. Raises OperatorError where it could not even begin."""
+    settings = task.settings
+    launch.check(task.config, settings)
+    stale = statefiles.remove(
+        settings.state_files, settings.state_files_older_than, time.time(), dry_run=True
+    )
+    return [
+        *plan_of_stop(task, old, reason),
+        *(f"remove {path}" for path in stale),
+        f"start: {shlex.join(settings.command)} ({reason})",
+    ]
 
 
-def attempt(name: str, action: Callable[[], Result]) -> Result:
-    """Do `action`; what an operator can mend becomes a result of its own, with its exit code."""
-    outcomes = {
-        Exit.REFUSED: "refused",
-        Exit.BUSY: "busy",
-        Exit.CANNOT_STOP: "cannot_stop",
-    }
-    try:
-        return action()
-    except OperatorError as error:
-        return Result(name, outcomes.get(error.code, "failed"), error.code, detail=str(error))
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        detail = f"{where}{error.strerror or error}; nothing was stopped or started"
-        return Result(name, "failed", Exit.PROBLEM, detail=detail)
+def plan_of_stop(task: Task, old: proc.Identity | None, reason: str) -> list[str]:
+    """What `stop` would do."""
+    if old is None:
+        return []
+    settings = task.settings
+    name = signal.Signals(settings.stop_signal).name.removeprefix("SIG")
+    grace = units.format_duration(settings.stop_timeout)
+    others = [str(stat.pid) for stat in task.family().members() if stat.pid != old.pid]
+    steps = [f"send {name} to pid {old.pid}, KILL after {grace} ({reason})"]
+    if others:
+        steps.append(f"then TERM, KILL to what is left of its family: {' '.join(others)}")
+    return steps
 
 
 def restart(task: Task, reason: str, category: str) -> Result:
@@ -87,8 +77,7 @@ def restart(task: Task, reason: str, category: str) -> Result:
         if stopped is not None:
             result.downtime_seconds = round(max(0.0, started - stopped.ended_at), 4)
         result.new_pid = fresh.pid
-        why = ready.failure(task, waiting)
-        _conclude(task, waiting, result, why)
+        _conclude(task, result, ready.failure(task, waiting))
     _remember(task, result)
     return result
 
@@ -98,22 +87,23 @@ def stop(task: Task, reason: str) -> Result:
     known = task.record
     old = task.running()
     result = Result(task.name, "stopped" if old else "not_needed", reason=reason)
-    before = (known.down, known.due, known.trouble)
-    known.down, known.due, known.trouble = True, {}, {}
-    if before != (True, {}, {}):
+    was_down = known.down
+    if not was_down or known.due or known.trouble:
+        known.down, known.due, known.trouble = True, {}, {}
         task.save()
     _end(task, old, result)
     _remove_pid_file(task, known.pid)
-    if old or not before[0]:
+    if old or not was_down:
         result.event = "stop"
         _remember(task, result)
     return result
 
 
 def _new_record(task: Task, waiting: launch.Waiting, category: str) -> Record:
-    """The record of the copy that is about to start; troubles and counts are carried on."""
+    """The record of the copy that is about to start; counts and an outage are carried on."""
     known, settings = task.record, task.settings
     boot, pid, ticks = waiting.identity
+    trouble = {key: value for key, value in known.trouble.items() if key != "given_up"}
     return Record(
         boot_id=boot,
         pid=pid,
@@ -127,7 +117,7 @@ def _new_record(task: Task, waiting: launch.Waiting, category: str) -> Record:
         started_uptime=proc.uptime(),
         log_start=os.stat(settings.log).st_size,
         oom_kills=death.oom_kills(),
-        trouble=known.trouble,
+        trouble={} if category == BY_HAND else trouble,
         counts={**known.counts, category: known.counts.get(category, 0) + 1},
     )
 
@@ -137,20 +127,19 @@ def _stage(cleanup: contextlib.ExitStack, task: Task, fresh: Record) -> list[tup
     owner = launch.user_of(task.settings)
     pid_file = task.settings.pid_file
     files.make_directory(pid_file.parent)
-    reason = pidfile.untrusted(os.stat(pid_file.parent), {0, os.geteuid(), owner.pw_uid})
-    if reason:
+    directory = os.stat(pid_file.parent)
+    if reason := pidfile.untrusted(directory, {0, os.geteuid(), owner.pw_uid}):
         raise OperatorError(f"{pid_file}: not written: {pid_file.parent} {reason}", Exit.REFUSED)
-    record = record_path(task.config, task.name)
-    contents = (
-        (record, files.state_text(dataclasses.asdict(fresh)), 0o600),
-        (pid_file, b"%d\n" % fresh.pid, 0o644),
-    )
+    record = files.state_text(dataclasses.asdict(fresh))
     places = []
-    for place, data, mode in contents:
+    for place, data, mode in (
+        (record_path(task.config, task.name), record, 0o600),
+        (pid_file, b"%d\n" % fresh.pid, 0o644),
+    ):
         temporary = files.stage(place, data, mode)
         cleanup.callback(files.discard, temporary)
         places.append((temporary, place))
-    if os.geteuid() == 0 and os.stat(pid_file.parent).st_uid == owner.pw_uid:
+    if os.geteuid() == 0 and directory.st_uid == owner.pw_uid:  # it may rewrite its own PID file
         os.chown(places[1][0], owner.pw_uid, owner.pw_gid, follow_symlinks=False)
     return places
 
@@ -192,30 +181,34 @@ def _remove_pid_file(task: Task, ended: int) -> None:
         files.discard(task.settings.pid_file)
 
 
-def _conclude(task: Task, waiting: launch.Waiting, result: Result, why: str | None) -> None:
+def _conclude(task: Task, result: Result, why: str | None) -> None:
     """Judge the start and bring the record up to date."""
     known = task.record
     alive = task.running()
-    if alive:
-        result.new_pid = alive.pid
-        known.exe = proc.executable(alive.pid)
-        if pidfile.plain_pid(task.settings.pid_file) != alive.pid:
-            files.atomic_write(task.settings.pid_file, b"%d\n" % alive.pid, 0o644)
-        result.rss_after_bytes = family.total_rss(task.family().members())
-    if why is None:
-        result.outcome = "restarted" if result.event == "restart" else "started"
-    else:
-        result.outcome, result.code = "failed", Exit.PROBLEM
-        ended = "" if alive else f": {death.cause(task)}"
-        result.detail = why + ended
-        result.log_tail = files.tail(task.settings.log, _TAIL_LINES, start=known.log_start)
-        known.unready = why if alive else ""
-        known.trouble = {"since": time.time(), **known.trouble, "lasted": True}
-        if not alive:
-            known.pid = 0  # this death is told and counted with the failed start
-            _remove_pid_file(task, waiting.identity.pid)
-    with contextlib.suppress(OSError):  # the record on the disk names the right process already
+    with contextlib.suppress(OSError):  # what is on the disk names the right process already
+        if alive:
+            result.new_pid = alive.pid
+            known.exe = proc.executable(alive.pid)
+            result.rss_after_bytes = family.total_rss(task.family().members())
+            if pidfile.plain_pid(task.settings.pid_file) != alive.pid:
+                files.atomic_write(task.settings.pid_file, b"%d\n" % alive.pid, 0o644)
+        if why is None:
+            result.outcome = "restarted" if result.event == "restart" else "started"
+        else:
+            _conclude_failure(task, result, why, alive is not None)
         task.save()
+
+
+def _conclude_failure(task: Task, result: Result, why: str, alive: bool) -> None:
+    known = task.record
+    result.outcome, result.code = "failed", Exit.PROBLEM
+    result.detail = why if alive else f"{why}: {death.cause(task)}"
+    result.log_tail = files.tail(task.settings.log, _TAIL_LINES, start=known.log_start)
+    known.trouble = {"since": time.time(), **known.trouble, "lasted": True}
+    known.unready = why if alive else ""
+    if not alive:
+        _remove_pid_file(task, known.pid)
+        known.pid = 0  # this death is told, and counted as a failed start
 
 
 def _remember(task: Task, result: Result) -> None:
@@ -223,3 +216,24 @@ def _remember(task: Task, result: Result) -> None:
     event = {key: value for key, value in result.row().items() if key != "log_tail"}
     with contextlib.suppress(OSError):
         history.record(task.config.state, event, time.time())
+
+
+def in_order(config: Config, names: Sequence[str]) -> list[str]:
+    """`names` with every task behind those of them it depends on. Raises OperatorError."""
+    ordered: list[str] = []
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        if name in above:
+            circle = " -> ".join((*above, name))
+            raise OperatorError(f"{config.file}: depends: a circle: {circle}", Exit.USAGE)
+        for needed in config.tasks[name].depends:
+            if needed not in config.tasks:
+                where = f"{config.file}: [task.{name}] depends"
+                raise OperatorError(f'{where}: there is no task "{needed}"', Exit.USAGE)
+            visit(needed, (*above, name))
+        if name in names and name not in ordered:
+            ordered.append(name)
+
+    for name in names:
+        visit(name, ())
+    return ordered

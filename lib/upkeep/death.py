@@ -29,6 +29,12 @@ def cause(task: Task) -> str:
     return shown
 
 
+def interrupted(task: Task) -> bool:
+    """Whether it ended because a restart or a start of ours was killed half-way."""
+    unstarted = launch.exit_status(task.config, task.name, task.record.nonce) == "unstarted"
+    return bool(task.record.stopping) or unstarted
+
+
 def describe(status: int) -> str:
     """An exit status for people: "exit status 3", "137 (KILL)"."""
     if status <= 128 or status - 128 not in set(signal.Signals):

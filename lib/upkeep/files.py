@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import os
 import stat
@@ -15,6 +16,7 @@ from upkeep.errors import Exit, OperatorError
 
 LOCK_POLL_SECONDS = 0.02
 
+_staged = itertools.count()
 set_aside: list[Path] = []  # damaged state files that this run moved away, for `cli` to report
 
 
@@ -46,7 +48,7 @@ def stage(path: Path, data: bytes, mode: int = 0o600) -> Path:
     From then on a full disk can't keep `publish` from working. Raises OSError.
     """
     make_directory(path.parent)
-    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}-{next(_staged)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(temporary, flags, mode)
     try:

@@ -30,6 +30,7 @@ from upkeep.settings import TaskSettings
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _EXEC_SECONDS = 2.0
+_RECORDER_SECONDS = 0.2  # how long after a program's end its recorder may take to write
 _UNSTARTED = "unstarted"
 
 # Descriptors: 1 the log, 3 the child's PID, 4 the command, 5 the exit status. The traps are empty
@@ -135,6 +136,15 @@ def _from_file(config: Config, task: TaskSettings) -> dict[str, str]:
     if task.env_file.resolve() == config.env_file.resolve():
         values.pop("TELEGRAM_BOT_TOKEN", None)  # the token is upkeep's, not the task's
     return {name: value for name, value in values.items() if value is not None}
+
+
+def check(config: Config, task: TaskSettings) -> None:
+    """Find the faults of the configuration that can be seen without forking. OperatorError."""
+    _group_of(task, user_of(task))
+    try:
+        _require_program(task, environment(config, task)["PATH"])
+    except OSError as error:
+        raise _fault(task, str(error)) from None
 
 
 def prepare(config: Config, task: TaskSettings, nonce: str) -> Waiting:
@@ -257,9 +267,13 @@ def exit_status(config: Config, name: str, nonce: str) -> int | str | None:
 
     Only the file of that very start counts: every start makes a new one.
     """
+    limit = time.monotonic() + _RECORDER_SECONDS
     with contextlib.suppress(OSError, ValueError):
-        first = files.read_small(record_of_end(config, name), 256).decode("ascii").split("\n")[0]
-        whose, _, status = first.partition(" ")
+        while not (text := files.read_small(record_of_end(config, name), 256)):
+            if time.monotonic() > limit:  # the recorder was killed before the program
+                return None
+            time.sleep(0.001)
+        whose, status = text.decode("ascii").split("\n")[0].split(" ")
         if nonce and whose == nonce:
             return status if status == _UNSTARTED else int(status)
     return None

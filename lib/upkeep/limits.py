@@ -5,6 +5,7 @@ import os
 import time
 
 from upkeep import family, proc, units
+from upkeep.settings import HostSettings, TaskSettings
 from upkeep.task import Task
 
 _CLOCK_STEP_SECONDS = 30.0
@@ -90,7 +91,8 @@ def _heartbeat(task: Task, age: float) -> str | None:
     return f"heartbeat {file} is silent for {_span(silence)} > {_span(most)}"
 
 
-def not_quiet(limit: float) -> str | None:
+def not_quiet(task: TaskSettings, host: HostSettings) -> str | None:
     """Why the host is not quiet: the load of the last minute per core; None when it is."""
+    most = host.quiet_load if task.quiet_load is None else task.quiet_load
     load = float(proc.read_file("/proc/loadavg").split()[0]) / (os.cpu_count() or 1)
-    return f"load {load:.2f} per core > {limit:g}" if load > limit else None
+    return f"load {load:.2f} per core > {most:g}" if load > most else None

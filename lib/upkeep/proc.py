@@ -207,6 +207,14 @@ def wait_for_exit(pidfds: Iterable[int], seconds: float) -> set[int]:
     return running
 
 
+def wait_for_any_exit(pidfds: Iterable[int], seconds: float) -> set[int]:
+    """Those of `pidfds` whose processes have ended, as soon as one has or `seconds` are over."""
+    poller = select.poll()
+    for fd in pidfds:
+        poller.register(fd, select.POLLIN)
+    return {fd for fd, _event in poller.poll(seconds * 1000)}
+
+
 def command_line(pid: int, root: str = "/proc") -> list[str]:
     """The arguments of `pid`; [] for a kernel thread, a zombie or a process that is hidden."""
     data = read_file(f"{root}/{pid}/cmdline")

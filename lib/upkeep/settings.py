@@ -136,8 +136,8 @@ def command(value: Any) -> Command:
             value = shlex.split(value)
         except ValueError as error:
             raise ValueError(f"expected a command, got {value!r}: {error}") from None
-    parts = words(value)
-    if not parts or any("\0" in part for part in parts):
+    parts = tuple(text(each) for each in _list(value))
+    if not parts or not parts[0] or any("\0" in part for part in parts):
         raise ValueError("expected a command of at least one word, without NUL")
     made = Command(parts)
     made.text = given if isinstance(given, str) else " ".join(parts)

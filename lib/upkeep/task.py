@@ -7,6 +7,7 @@ it serves other programs, and serves us where there is no record.
 import contextlib
 import dataclasses
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from upkeep import family, files, history, launch, pidfile, proc
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
-from upkeep.settings import TaskSettings
+from upkeep.settings import TaskSettings, command
 
 
 @dataclass
@@ -61,15 +62,29 @@ class Task:
     config: Config
     settings: TaskSettings
     record: Record
+    renamed_from: str = ""
 
     @property
     def name(self) -> str:
         """Its name in upkeep.toml."""
         return self.settings.name
 
+    @property
+    def given_up(self) -> bool:
+        """Whether the crash-loop breaker is open."""
+        return bool(self.record.trouble.get("given_up"))
+
     def save(self) -> None:
         """Store the record. Raises OSError."""
         files.write_state(record_path(self.config, self.name), dataclasses.asdict(self.record))
+        if self.renamed_from:
+            files.discard(record_path(self.config, self.renamed_from))
+
+    def note_trouble(self, **facts: object) -> None:
+        """Remember that something is wrong, so that its end can be told; never fails."""
+        self.record.trouble = {"since": time.time(), **self.record.trouble, **facts}
+        with contextlib.suppress(OSError):
+            self.save()
 
     def family(self) -> family.Family:
         """The processes that belong to the recorded copy."""
@@ -117,11 +132,14 @@ class Task:
         return proc.Identity(known.boot_id, only.pid, only.start_ticks) if only else None
 
     def _adopted(self) -> proc.Identity | None:
-        user = launch.user_of(self.settings)
-        found = pidfile.process(self.settings, user.pw_uid if self.settings.user else None)
-        if found and found.boot_id == self.record.boot_id and found.pid == self.record.pid:
+        known = self.record
+        if (
+            known.boot_id == proc.boot_id()
+            and pidfile.plain_pid(self.settings.pid_file) == known.pid
+        ):
             return None  # the record says that this very start has ended: the PID is reused
-        return found
+        user = launch.user_of(self.settings)
+        return pidfile.process(self.settings, user.pw_uid if self.settings.user else None)
 
     def _put_on_record(self, found: proc.Identity) -> None:
         known, stat = self.record, proc.read_stat(found.pid)
@@ -141,18 +159,38 @@ def record_path(config: Config, name: str) -> Path:
 
 
 def load(config: Config, name: str) -> Task:
-    """The task `name` with its record. Without one, history tells whether it was stopped.
+    """The task `name` with its record. Raises OSError.
 
-    Raises OSError.
+    Without a record, the history tells whether it was stopped on purpose; and a copy that runs
+    under a name that upkeep.toml no longer has, with this very command, is this task renamed.
     """
-    path = record_path(config, name)
-    stored = files.read_state(path)
-    settings = config.tasks.get(name) or TaskSettings(name=name, command=None)  # type: ignore[arg-type]
-    record = Record(**{key: value for key, value in stored.items() if _fits(key, value)})
-    if not stored:
-        events = (each for each in history.newest_first(config.state) if each.get("task") == name)
-        record.down = next(events, {}).get("event") == "stop"
-    return Task(config, settings, record)
+    record = _read(config, name)
+    settings = config.tasks.get(name) or _removed(config, name, record)
+    if record is not _EMPTY:
+        return Task(config, settings, record)
+    for other in recorded_names(config):
+        old = _read(config, other)
+        same = old.command == list(settings.command)
+        if other not in config.tasks and same and proc.is_alive(old.identity):
+            return Task(config, settings, old, renamed_from=other)
+    events = (each for each in history.newest_first(config.state) if each.get("task") == name)
+    return Task(config, settings, Record(down=next(events, {}).get("event") == "stop"))
+
+
+def _read(config: Config, name: str) -> Record:
+    stored = files.read_state(record_path(config, name))
+    known = {key: value for key, value in stored.items() if _fits(key, value)}
+    return Record(**known) if known else _EMPTY
+
+
+def _removed(config: Config, name: str, record: Record) -> TaskSettings:
+    """Stands for the table of a task that was taken out of upkeep.toml while it ran."""
+    return TaskSettings(
+        name=name,
+        command=command(record.command or ["unknown"]),
+        log=config.state / "log" / f"{name}.log",
+        pid_file=Path(record.pid_file or config.state / "run" / f"{name}.pid"),
+    )
 
 
 def _fits(key: str, value: object) -> bool:

@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""Restart tasks safely: stop, clear state files, start, verify, put on record, tell a failure.
+
+usage: restart.py NAME ... | --all  [options]
+
+    $ restart.py trader --dry-run
+    trader: send TERM to pid 812, KILL after 30 s: by hand
+    trader: start: python3 -u trader.py
+
+Exit codes: 0 done, or not needed; 1 not started or not verified; 2 usage or configuration;
+3 refused, identity not proven; 4 another run holds the task; 5 due later, the host is not quiet;
+6 it cannot be stopped.
+"""
+
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
+
+from upkeep import cli, config, control, family, history, limits, outcome, proc, units
+from upkeep.errors import Exit, OperatorError
+from upkeep.outcome import Result
+from upkeep.task import Task
+
+EXAMPLES = """  restart.py trader                       # a fresh copy, now
+  restart.py --all --if-older-than 7d     # nightly: whoever runs for more than a week
+  restart.py trader --if-rss-above 300M   # only when it has grown
+  restart.py trader --when-quiet          # when the host is quiet, at the deadline at the latest"""
+
+
+def parser() -> ArgumentParser:
+    """The options of this script."""
+    made = cli.parser(__doc__, EXAMPLES)
+    cli.add_dry_run(made)
+    cli.add_json(made)
+    made.add_argument("names", nargs="*", metavar="NAME", help="tasks of upkeep.toml")
+    made.add_argument("--all", action="store_true", help="all tasks that are not down on purpose")
+    made.add_argument("--reason", default=control.BY_HAND, metavar="TEXT", help="for the history")
+    made.add_argument("--when-quiet", action="store_true", help="or later, by the watchdog")
+    made.add_argument("--deadline", type=cli.duration, metavar="D", help="of --when-quiet")
+    made.add_argument("--if-rss-above", type=cli.size, metavar="SIZE", help="of all its processes")
+    made.add_argument("--if-older-than", type=cli.duration, metavar="D", help="age of the process")
+    return made
+
+
+def condition(known: Task, pid: int, options: Namespace) -> str | None:
+    """Why the running copy is to be restarted; None when no --if-... holds."""
+    if options.if_rss_above is None and options.if_older_than is None:
+        return str(options.reason)
+    members = known.family().members()
+    rss, stat = family.total_rss(members), proc.read_stat(pid)
+    if options.if_rss_above is not None and rss > options.if_rss_above:
+        return f"RSS {units.format_size(rss)} > {units.format_size(options.if_rss_above)}"
+    age = proc.age_seconds(stat) if stat else 0.0
+    if options.if_older_than is not None and age > options.if_older_than:
+        return f"age {units.format_duration(age)} > {units.format_duration(options.if_older_than)}"
+    return None
+
+
+def restart(known: Task, options: Namespace) -> Result:
+    """Restart one task as the options want it. Raises OperatorError and OSError."""
+    name, settings = known.name, known.settings
+    if options.all and (known.record.down or known.given_up):
+        return Result(name, "not_needed", detail="stopped on purpose, or given up")
+    alive = known.running()
+    reason = condition(known, alive.pid, options) if alive else options.reason
+    if reason is None:
+        return Result(name, "not_needed", old_pid=alive and alive.pid)
+    busy = alive and options.when_quiet and limits.not_quiet(settings, known.config.host)
+    if busy:
+        return defer(known, f"{reason}; {busy}", options)
+    if options.dry_run:
+        return Result(name, "planned", plan=control.plan(known, alive, reason))
+    return control.restart(known, reason, control.BY_HAND)
+
+
+def defer(known: Task, reason: str, options: Namespace) -> Result:
+    """Leave a mark for the watchdog. An earlier mark keeps its deadline."""
+    wait = known.settings.deadline if options.deadline is None else options.deadline
+    if options.dry_run:
+        return Result(known.name, "planned", plan=[f"mark it due: {reason}"])
+    if not known.record.due:
+        known.record.due = {**history.stamp(time.time()), "wait": wait, "reason": reason}
+        known.save()
+    return Result(known.name, "deferred", Exit.LATER, reason=reason)
+
+
+@cli.script
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; returns its exit status."""
+    options = parser().parse_args(argv)
+    settings = config.load(options.config)
+    if bool(options.names) == options.all:
+        raise OperatorError("give the names of tasks, or --all", Exit.USAGE)
+    names = cli.chosen_tasks(settings, options.names) or list(settings.tasks)
+    names = control.in_order(settings, names)
+    return outcome.by_hand(settings, names, options, lambda known: restart(known, options))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

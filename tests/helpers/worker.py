@@ -1,0 +1,74 @@
+"""A program to be looked after. Says "ready PID", then does what its arguments ask for.
+
+worker.py [--ignore SIGNAL]... [--child | --setsid-child] [--daemon PIDFILE] [--exit STATUS]
+          [--after SECONDS] [--grow MIB] [--fds N] [--touch FILE] [--print-environment]
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+
+
+def stay() -> None:
+    while True:
+        time.sleep(60)
+
+
+def child(own_session: bool) -> None:
+    if os.fork() == 0:
+        if own_session:
+            os.setsid()
+        print(f"child {os.getpid()}", flush=True)
+        stay()
+
+
+def daemonise(pid_file: str) -> None:
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    if pid_file != "-":
+        with open(pid_file, "w") as file:
+            file.write(f"{os.getpid()}\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--ignore", action="append", default=[])
+    parser.add_argument("--child", action="store_true")
+    parser.add_argument("--setsid-child", action="store_true")
+    parser.add_argument("--daemon")
+    parser.add_argument("--exit", type=int)
+    parser.add_argument("--after", type=float, default=0.0)
+    parser.add_argument("--grow", type=int, default=0)
+    parser.add_argument("--fds", type=int, default=0)
+    parser.add_argument("--listen", type=int)
+    parser.add_argument("--print-environment", action="store_true")
+    options = parser.parse_args()
+    for name in options.ignore:
+        signal.signal(signal.Signals["SIG" + name], signal.SIG_IGN)
+    if options.daemon:
+        daemonise(options.daemon)
+    if options.child or options.setsid_child:
+        child(options.setsid_child)
+    if options.print_environment:
+        with open("/proc/self/status") as status:
+            ignored = next(line.split()[1] for line in status if line.startswith("SigIgn"))
+        fds = sorted(int(fd) for fd in os.listdir("/proc/self/fd"))
+        about = {"env": dict(os.environ), "ignored": ignored, "fds": fds, "cwd": os.getcwd()}
+        print(json.dumps(about), flush=True)
+    kept = [bytearray(b"x" * (options.grow << 20)), [os.dup(0) for _ in range(options.fds)]]
+    if options.listen is not None:
+        import socket
+
+        kept.append(socket.create_server(("127.0.0.1", options.listen)))
+    print(f"ready {os.getpid()}", flush=True)
+    if options.exit is not None:
+        time.sleep(options.after)
+        sys.exit(options.exit)
+    stay()
+
+
+main()

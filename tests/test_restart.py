@@ -1,0 +1,425 @@
+"""restart.py: stops safely, starts cleanly, verifies, and puts on record what it did."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT, is_running, wait_until
+from tests.helpers.house import House, gone, kill, worker
+
+
+@pytest.fixture
+def house(home: Path) -> House:
+    made = House(home)
+    made.task("trader")
+    return made
+
+
+def test_starts_records_and_replaces(house: House) -> None:
+    first = house.start("trader")
+    assert house.pid("trader") == first == house.record("trader")["pid"]
+    row = house.rows("restart", "trader", "--reason", "nightly", code=0)[0]
+    assert (row["outcome"], row["old_pid"], row["reason"]) == ("restarted", first, "nightly")
+    assert row["downtime_seconds"] < row["stop_seconds"] + 5 and row["rss_before_bytes"] > 1 << 20
+    assert not is_running(first) and house.copies("trader") == [row["new_pid"]]
+    assert [each["reason"] for each in house.events("trader", "restart")] == ["nightly"]
+
+
+def test_is_silent_on_success(house: House) -> None:
+    result = house.run("restart", "trader")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_dry_run_names_everything_and_changes_nothing(house: House) -> None:
+    pid = house.start("trader")
+    before = house.record("trader"), sorted(house.state.rglob("*"))
+    result = house.run("restart", "trader", "--dry-run")
+    assert result.returncode == 0
+    assert f"send TERM to pid {pid}" in result.stdout and "worker.py" in result.stdout
+    assert (house.record("trader"), sorted(house.state.rglob("*"))) == before and is_running(pid)
+
+
+def test_the_program_gets_a_clean_slate(house: House, home: Path) -> None:
+    """Traps 11 to 13: no ignored signal, no descriptor, no variable of the caller's reaches it."""
+    (home / "secrets").write_text("FROM_FILE='a b'\nTZ=UTC\n")
+    house.task(
+        "clean",
+        worker("--print-environment"),
+        env={"PLACE": str(home), "TZ": "Asia/Tokyo"},
+        env_file=home / "secrets",
+        cwd=home,
+    )
+    script = (
+        f"trap '' TERM INT HUP; exec 7</dev/null; exec {sys.executable} {ROOT}/bin/restart.py clean"
+    )
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "UPKEEP_CONFIG": str(house.config),
+        "TELEGRAM_BOT_TOKEN": "123456:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    }
+    subprocess.run(["sh", "-c", script], env=environment, check=True, stdin=subprocess.DEVNULL)
+    about = json.loads(wait_until(lambda: house.log("clean")).splitlines()[0])
+    assert set(about["env"]) - {"LC_CTYPE"} == {
+        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG"),
+        *("FROM_FILE", "TZ", "PLACE", "UPKEEP_TASK"),
+    }
+    assert (about["env"]["FROM_FILE"], about["env"]["TZ"]) == ("a b", "Asia/Tokyo")
+    assert int(about["ignored"], 16) & ~0x1001000 == 0  # python itself ignores PIPE and XFSZ
+    assert about["cwd"] == str(home)
+    assert [fd for fd in about["fds"] if fd > 2] in ([3], [])  # 3: the listing itself
+
+
+def test_arguments_arrive_as_they_are(house: House, home: Path) -> None:
+    odd = "a b'c\"$HOME `id`\n\n日本語、 \\ * ;&|"
+    code = "import sys; print(repr(sys.argv[1:]), flush=True); input() if 0 else None"
+    house.task("odd", [sys.executable, "-c", code, odd, "", "-"], verify=0)
+    house.run("restart", "odd")
+    assert wait_until(lambda: house.log("odd").strip()) == repr([odd, "", "-"])
+
+
+def test_a_program_that_ignores_term_is_killed_after_its_grace(house: House, home: Path) -> None:
+    house.task("stub", worker("--ignore", "TERM"), stop_timeout=0.3)
+    first = house.start("stub")
+    row = house.rows("restart", "stub", code=0)[0]
+    assert row["killed"] and row["stop_seconds"] >= 0.3 and not is_running(first)
+    assert len(house.copies("stub")) == 1
+
+
+def test_the_whole_family_goes_also_those_in_a_session_of_their_own(
+    house: House, home: Path
+) -> None:
+    """Trap 5: children are found by tree and group, escapees by the tag in their environment."""
+    house.task("tree", worker("--child"))
+    house.task("away", worker("--setsid-child"))
+    for name in ("tree", "away"):
+        house.start(name)
+        old = house.copies(name)
+        assert len(old) == 2
+        house.rows("restart", name, code=0)
+        assert not any(map(is_running, old)), name
+    main = house.pid("away")
+    orphan = next(pid for pid in house.copies("away") if pid != main)
+    kill(main)  # the tree is lost now
+    house.rows("restart", "away", code=0)
+    assert not is_running(orphan)
+
+
+def test_a_frozen_program_is_stopped_within_its_grace(house: House) -> None:
+    """Trap 14: TERM reaches a frozen process only when it is woken."""
+    pid = house.start("trader")
+    os.kill(pid, signal.SIGSTOP)
+    row = house.rows("restart", "trader", code=0)[0]
+    assert not row["killed"] and not is_running(pid)
+
+
+def test_a_command_that_is_not_there_stops_nothing(house: House, home: Path) -> None:
+    pid = house.start("trader")
+    for command, why in ((["no-such-program"], "not there"), ([str(home)], "not executable")):
+        house.task("trader", command)
+        result = house.run("restart", "trader")
+        assert result.returncode == 2 and why in result.stderr, result.stderr
+        assert is_running(pid) and house.pid("trader") == pid
+        assert house.run("restart", "trader", "--dry-run").returncode == 2
+
+
+def test_a_start_that_fails_says_why_with_the_last_lines(house: House, home: Path) -> None:
+    house.task("bad", ["sh", "-c", "echo no such pair >&2; exit 3"], verify=5)
+    row = house.rows("restart", "bad", code=1)[0]
+    assert "exit status 3" in row["detail"] and row["log_tail"] == ["no such pair"]
+    assert not (house.state / "run" / "bad.pid").exists()
+    assert len(house.messages()) == 1 and "exit status 3" in house.messages()[0]
+    assert house.rows("status", "bad", code=1)[0]["state"] == "failing"
+
+
+def test_a_reused_pid_is_nobody_we_know(house: House) -> None:
+    """Traps 1 and 2: the same PID with other start ticks is another process."""
+    stranger = subprocess.Popen(["sleep", "1000"])
+    try:
+        house.start("trader")
+        house.run("stop", "trader")
+        house.change_record("trader", pid=stranger.pid, down=False)
+        (house.state / "run" / "trader.pid").write_text(f"{stranger.pid}\n")
+        house.rows("restart", "trader", code=0)
+        assert stranger.poll() is None and len(house.copies("trader")) == 1
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_record_of_another_boot_is_void(house: House) -> None:
+    stranger = subprocess.Popen(["sleep", "1000"])
+    try:
+        house.start("trader")
+        house.run("stop", "trader")
+        stat = Path(f"/proc/{stranger.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks = int(stat[19])
+        house.change_record(
+            "trader", pid=stranger.pid, start_ticks=ticks, boot_id="other", down=False
+        )
+        house.rows("watchdog", code=0)
+        assert stranger.poll() is None and len(house.copies("trader")) == 1
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"-1\n", b"0\n", b"1\n", b"", b"text", b"12 34\n", b"\0" * 8, b"9" * 70, b"99999999\n"],
+)
+def test_an_odd_pid_file_is_refused(house: House, content: bytes) -> None:
+    """Trap 7: nobody is signalled, nothing is started, nothing is removed."""
+    path = house.state / "run" / "trader.pid"
+    path.parent.mkdir(parents=True, mode=0o700)
+    path.write_bytes(content)
+    for script in ("restart", "watchdog"):
+        result = house.run(script, "trader")
+        assert result.returncode == 3 and str(path) in result.stderr, result.stderr
+    assert path.read_bytes() == content and house.copies("trader") == []
+    assert len(house.messages()) == 1
+    assert house.rows("status", code=1)[0]["state"] == "unknown"
+
+
+def test_a_pid_file_of_a_stranger_or_that_others_write_is_refused(house: House, home: Path) -> None:
+    """Traps 8 and 9."""
+    stranger = subprocess.Popen(["sleep", "1000"])
+    path = house.state / "run" / "trader.pid"
+    path.parent.mkdir(parents=True, mode=0o700)
+    try:
+        path.write_text(f"{stranger.pid}\n")
+        assert house.run("restart", "trader").returncode == 3
+        path.chmod(0o666)
+        assert "everybody" in house.run("restart", "trader").stderr
+        path.rename(home / "elsewhere")
+        path.symlink_to(home / "elsewhere")
+        assert "symbolic link" in house.run("restart", "trader").stderr
+        assert stranger.poll() is None and house.copies("trader") == []
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_copy_started_by_hand_is_adopted_by_its_pid_file(house: House, home: Path) -> None:
+    """Trap 9: user, time and command line must agree."""
+    manual = subprocess.Popen(worker(), stdout=subprocess.DEVNULL)
+    try:
+        path = house.state / "run" / "trader.pid"
+        path.parent.mkdir(parents=True, mode=0o700)
+        path.write_text(f"{manual.pid}\n")
+        assert house.rows("watchdog", code=0)[0]["old_pid"] == manual.pid
+        assert house.rows("status", code=0)[0]["pid"] == manual.pid
+        row = house.rows("restart", "trader", code=0)[0]
+        assert row["old_pid"] == manual.pid and manual.wait(5) == -signal.SIGTERM
+    finally:
+        manual.kill()
+        manual.wait()
+
+
+def test_a_stale_pid_file_is_no_process(house: House) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    path = house.state / "run" / "trader.pid"
+    path.parent.mkdir(parents=True, mode=0o700)
+    path.write_text(f"{ended.pid}\n")
+    house.rows("restart", "trader", code=0)
+    assert len(house.copies("trader")) == 1
+
+
+@pytest.mark.parametrize("pid_file", ["own", "none"])
+def test_a_program_that_daemonises_itself_is_followed(
+    house: House, home: Path, pid_file: str
+) -> None:
+    """Trap 15: the first process ends with 0, its grandchild goes on."""
+    own = home / "own.pid"
+    options = {"pid_file": own} if pid_file == "own" else {}
+    command = worker("--daemon", str(own) if pid_file == "own" else "-")
+    house.task("daemon", command, **options)
+    row = house.rows("restart", "daemon", code=0)[0]
+    assert house.copies("daemon") == [row["new_pid"]]
+    second = house.rows("restart", "daemon", code=0)[0]
+    assert second["old_pid"] == row["new_pid"] and len(house.copies("daemon")) == 1
+    kill(second["new_pid"])
+    assert house.rows("watchdog", "daemon", code=0)[0]["outcome"] == "started"
+
+
+def test_state_files_go_only_while_stopped_and_never_through_symlinks(
+    house: House, home: Path
+) -> None:
+    kept, stale = home / "kept", home / "stale"
+    for place in (kept, stale):
+        place.mkdir()
+        (place / "old").write_text("x")
+        os.utime(place / "old", (1, 1))
+    (stale / "new").write_text("x")
+    (stale / "link").symlink_to(kept / "old")
+    (home / "way").symlink_to(kept)
+    house.task("trader", state_files=[f"{home}/stale/*", f"{home}/way/*"])
+    assert str(stale / "old") in house.run("restart", "trader", "--dry-run").stdout
+    assert (stale / "old").exists()
+    house.start("trader")
+    assert sorted(each.name for each in stale.iterdir()) == ["link", "new"]
+    assert (kept / "old").exists()
+
+
+def test_conditions_decide_whether_it_restarts(house: House) -> None:
+    pid = house.start("trader")
+    row = house.rows("restart", "trader", "--if-rss-above", "4G", "--if-older-than", "1d", code=0)
+    assert row[0]["outcome"] == "not_needed" and is_running(pid)
+    row = house.rows("restart", "trader", "--if-rss-above", "1M", code=0)
+    assert row[0]["outcome"] == "restarted" and "> 1" in row[0]["reason"]
+    row = house.rows("restart", "trader", "--if-older-than", "0.01s", code=0)
+    assert row[0]["outcome"] == "restarted" and "age" in row[0]["reason"]
+    house.run("stop", "trader")
+    row = house.rows("restart", "trader", "--if-rss-above", "4G", code=0)
+    assert row[0]["outcome"] == "started"
+
+
+def test_when_quiet_leaves_a_mark_that_the_watchdog_honours(house: House) -> None:
+    house.task("trader", quiet_load=0)
+    first = house.start("trader")
+    load = os.getloadavg()[0]
+    if load == 0.0:
+        pytest.skip("this host has no load at all")
+    row = house.rows("restart", "trader", "--when-quiet", "--deadline", "1h", code=5)[0]
+    assert row["outcome"] == "deferred" and is_running(first)
+    assert house.rows("watchdog", code=0)[0]["old_pid"] == first and is_running(first)
+    house.task("trader", quiet_load=1000)
+    row = house.rows("watchdog", code=0)[0]
+    assert row["outcome"] == "restarted" and "quiet" in row["reason"]
+    house.task("trader", quiet_load=0)
+    house.rows("restart", "trader", "--when-quiet", "--deadline", "0s", code=5)
+    assert "deadline" in house.rows("watchdog", code=0)[0]["reason"]
+    assert house.rows("watchdog", code=0)[0]["outcome"] == "running"  # once
+
+
+def test_all_passes_over_tasks_that_are_down_and_orders_by_depends(house: House) -> None:
+    house.task("web", depends=["db"])
+    house.task("db")
+    house.run("stop", "trader")
+    rows = house.rows("restart", "--all", code=0)
+    assert [(row["task"], row["outcome"]) for row in rows] == [
+        ("trader", "not_needed"),
+        ("db", "started"),
+        ("web", "started"),
+    ]
+    house.task("db", depends=["web"])
+    assert "circle" in house.run("restart", "--all").stderr
+
+
+def test_usage_errors(house: House) -> None:
+    assert house.run("restart").returncode == 2
+    assert house.run("restart", "--all", "trader").returncode == 2
+    assert 'no task "nobody"' in house.run("restart", "nobody").stderr
+
+
+@pytest.mark.parametrize("who", ["own", "stranger", "nobody"])
+def test_a_port_counts_only_when_the_program_itself_listens(
+    house: House, home: Path, who: str
+) -> None:
+    """Trap 16: an old copy or a stranger on the port proves nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        if who != "stranger":
+            server.close()
+        options = ["--listen", str(port)] if who == "own" else []
+        ready = {"tcp": f"127.0.0.1:{port}", "timeout": 20 if who == "own" else 0.3}
+        house.task("web", worker(*options), ready=ready)
+        row = house.rows("restart", "web", code=0 if who == "own" else 1)[0]
+    if who != "own":
+        assert f"listens on 127.0.0.1:{port}" in row["detail"]
+        assert house.rows("status", "web", code=1)[0]["state"] == "failing"
+        assert house.rows("watchdog", "web", code=1)[0]["outcome"] == "running"
+
+
+def test_ready_by_log_file_and_command(house: House, home: Path) -> None:
+    house.task("log", ready={"log": "^ready", "timeout": 20})
+    house.rows("restart", "log", code=0)
+    house.rows("restart", "log", code=0)
+    house.task("log", ready={"log": "^never", "timeout": 0.2})
+    assert "no line that matches" in house.rows("restart", "log", code=1)[0]["detail"]
+    house.task("file", ["sh", "-c", f"echo > {home}/up; sleep 100"], ready={"file": home / "up"})
+    house.rows("restart", "file", code=0)
+    house.task("command", ready={"command": ["false"], "timeout": 0.2})
+    assert "false said 1" in house.rows("restart", "command", code=1)[0]["detail"]
+
+
+def test_a_renamed_task_is_taken_over_and_not_started_twice(house: House) -> None:
+    pid = house.start("trader")
+    house.remove("trader")
+    house.task("bot")
+    rows = house.rows("watchdog", code=0)
+    assert [(row["task"], row["old_pid"]) for row in rows] == [("bot", pid)]
+    assert house.rows("status", code=0)[0]["pid"] == pid
+    house.rows("restart", "bot", code=0)
+    assert not is_running(pid) and house.copies("trader") == []
+
+
+def test_a_removed_task_is_shown_and_can_be_stopped(house: House) -> None:
+    pid = house.start("trader")
+    house.remove("trader")
+    row = house.rows("status")[0]
+    assert row["pid"] == pid and "no longer in upkeep.toml" in row["detail"]
+    house.rows("stop", "trader", code=0)
+    assert not is_running(pid)
+
+
+def test_many_callers_at_once_make_one_copy(house: House) -> None:
+    environment = {**os.environ, "UPKEEP_CONFIG": str(house.config)}
+    script = ROOT / "bin" / "restart.py"
+    callers = [
+        subprocess.Popen([sys.executable, script, "trader"], env=environment, stderr=-3)
+        for _ in range(6)
+    ]
+    assert {caller.wait(60) for caller in callers} <= {0, 4}
+    assert len(house.copies("trader")) == 1
+
+
+def test_a_full_disk_leaves_the_old_copy_alone(house: House) -> None:
+    """Trap 10: what cannot be put on record is not begun."""
+    pid = house.start("trader")
+    (house.state / "tasks").rename(house.state / "away")
+    (house.state / "tasks").write_text("in the way")
+    result = house.run("restart", "trader")
+    assert result.returncode != 0 and "Traceback" not in result.stderr
+    assert is_running(pid) and len(house.copies("trader")) == 1
+
+
+def test_a_killed_restart_is_finished_by_the_next_tick(house: House, home: Path) -> None:
+    house.task("slow", worker("--ignore", "TERM"), stop_timeout=1)
+    first = house.start("slow")
+    environment = {**os.environ, "UPKEEP_CONFIG": str(house.config)}
+    caller = subprocess.Popen(
+        [sys.executable, ROOT / "bin" / "restart.py", "slow"], env=environment
+    )
+    wait_until(lambda: house.record("slow")["stopping"])
+    kill(caller.pid)
+    caller.wait()
+    row = house.rows("watchdog", "slow", code=0)[0]
+    assert row["outcome"] == "restarted" and not is_running(first)
+    assert len(house.copies("slow")) == 1 and house.events("slow", "death") == []
+
+
+def test_restart_from_inside_the_task_works(house: House, home: Path) -> None:
+    """The script is a descendant of what it stops: it must not stop itself."""
+    inner = f"UPKEEP_CONFIG={house.config} {sys.executable} {ROOT}/bin/restart.py me"
+    marker = home / "done"
+    code = f"[ -e {marker} ] || {{ touch {marker}; {inner}; }}; sleep 1000"
+    house.task("me", ["sh", "-c", code])
+    first = house.rows("restart", "me", code=0)[0]["new_pid"]
+    wait_until(gone(first))
+    wait_until(lambda: house.pid("me") != first and is_running(house.pid("me")))
+
+
+def test_the_log_is_appended_to_and_time_is_told(house: House) -> None:
+    house.start("trader")
+    began = time.time()
+    house.start("trader")
+    assert house.log("trader").count("ready") == 2
+    assert house.events("trader", "restart")[0]["time"] >= began - 1

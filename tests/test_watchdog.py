@@ -1,0 +1,204 @@
+"""watchdog.py: brings back the dead and says why they died, and gives up on what keeps dying."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT, is_running, wait_until
+from tests.helpers.house import House, kill, worker
+
+
+@pytest.fixture
+def house(home: Path) -> House:
+    made = House(home)
+    made.task("trader")
+    return made
+
+
+def test_a_killed_program_comes_back_with_its_cause(house: House) -> None:
+    kill(house.start("trader"))
+    row = house.rows("watchdog", code=0)[0]
+    assert row["outcome"] == "started" and "137 (KILL)" in row["reason"]
+    assert house.copies("trader") == [row["new_pid"]]
+    death = house.events("trader", "death")[0]
+    assert "137 (KILL)" in death["detail"] and death["downtime_seconds"] >= 0
+    message = house.messages()
+    assert len(message) == 1 and "137 (KILL)" in message[0] and "ready" in message[0]
+
+
+def test_an_exit_status_is_told(house: House) -> None:
+    house.task("job", worker("--exit", "3", "--after", "0.2"))
+    house.start("job")
+    wait_until(lambda: house.copies("job") == [])
+    assert "exit status 3" in house.rows("watchdog", "job")[0]["reason"]
+
+
+def test_a_status_survives_the_death_of_the_recorder(house: House) -> None:
+    pid = house.start("trader")
+    recorder = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    assert b"worker" not in Path(f"/proc/{recorder}/cmdline").read_bytes()
+    kill(recorder)
+    assert is_running(pid)
+    kill(pid)
+    assert "unknown" in house.rows("watchdog", code=0)[0]["reason"]
+
+
+def test_a_reboot_is_no_crash(house: House) -> None:
+    """Trap 18."""
+    kill(house.start("trader"))
+    house.change_record("trader", boot_id="an earlier boot")
+    row = house.rows("watchdog", code=0)[0]
+    assert "rebooted" in row["reason"] and house.events("trader", "death") == []
+    assert house.record("trader")["counts"]["boot"] == 1
+
+
+def test_a_healthy_tick_is_silent_and_writes_nothing(house: House) -> None:
+    house.start("trader")
+
+    def picture() -> list[tuple[str, int]]:
+        paths = sorted(path for path in house.state.rglob("*") if path.is_file())
+        return [(str(path), path.stat().st_mtime_ns) for path in paths]
+
+    house.run("watchdog")
+    before = picture()
+    result = house.run("watchdog")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert picture() == before
+
+
+def test_a_healthy_tick_imports_no_heavy_module(house: House) -> None:
+    house.start("trader")
+    environment = {"UPKEEP_CONFIG": str(house.config), "PATH": "/usr/bin:/bin"}
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / "bin" / "watchdog.py"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    names = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert not names & {"psutil", "requests", "dotenv", "logging", "subprocess", "socket"}
+
+
+def test_a_crash_loop_is_three_messages(house: House, home: Path) -> None:
+    """Trap 17: first death, breaker, recovery; whatever the uptime, and no more starts than set."""
+    flag = home / "mended"
+    code = f"echo ready $$; [ -e {flag} ] && exec sleep 1000; sleep 0.1; exit 1"
+    house.task(
+        "loop",
+        ["sh", "-c", code],
+        crash_limit=3,
+        crash_window=60,
+        crash_cooldown=1,
+    )
+    house.remove("trader")
+    house.start("loop")
+    for _ in range(3):
+        wait_until(lambda: not any(map(is_running, [house.record("loop")["pid"]])))
+        code_of_tick = house.run("watchdog").returncode
+    assert code_of_tick == 7 and house.rows("status", code=7)[0]["state"] == "given_up"
+    assert len(house.events("loop", "start")) == 3  # crash_limit starts, not one more
+    assert house.run("watchdog").returncode == 7
+    wait_until(lambda: house.run("watchdog").returncode != 7)  # the probe after the cooldown
+    wait_until(lambda: not any(map(is_running, [house.record("loop")["pid"]])))
+    assert house.run("watchdog").returncode == 7  # a failed probe is not told
+    flag.touch()
+    wait_until(lambda: house.run("watchdog").returncode != 7)
+    house.task("loop", ["sh", "-c", code], crash_limit=60, crash_window=60)
+    wait_until(
+        lambda: house.run("watchdog").returncode == 0 and not house.record("loop")["trouble"]
+    )
+    told = house.messages()
+    assert len(told) == 3, told
+    assert "exit status 1" in told[0] and "given up" in told[1] and "works again" in told[2]
+    assert house.record("loop")["counts"]["by hand"] == 1
+
+
+def test_a_start_that_keeps_failing_is_given_up_too(house: House) -> None:
+    house.task("bad", ["sh", "-c", "exit 3"], verify=5, crash_limit=3)
+    codes = [house.run("watchdog", "bad").returncode for _ in range(5)]
+    assert codes == [1, 1, 1, 7, 7] and len(house.messages()) == 2
+    house.rows("restart", "--all")
+    assert house.rows("status", "bad", code=7)[0]["state"] == "given_up"
+    house.task("bad")
+    house.rows("restart", "bad", code=0)
+    assert house.rows("status", "bad", code=0)[0]["state"] == "running"
+    assert len(house.messages()) == 3
+
+
+def test_one_broken_task_does_not_stop_the_others(house: House) -> None:
+    house.task("a-broken", ["no-such-program"])
+    assert [row["outcome"] for row in house.rows("watchdog", code=2)] == ["started", "failed"]
+    house.rows("watchdog", code=2)
+    assert len(house.messages()) == 1
+
+
+def test_limits_need_their_samples_in_a_row(house: House, home: Path) -> None:
+    house.task("big", worker("--grow", "60"), max_rss="50M", max_rss_samples=2)
+    house.task("fds", worker("--fds", "60"), max_fds=50, max_rss_samples=1)
+    first = house.start("big")
+    house.start("fds")
+    rows = {row["task"]: row for row in house.rows("watchdog")}
+    assert rows["big"]["outcome"] == "running"
+    assert "descriptors > 50" in rows["fds"]["reason"]
+    row = house.rows("watchdog", "big", code=0)[0]
+    assert row["old_pid"] == first and "MiB > 50 MiB for 2 samples" in row["reason"]
+    house.task("old", max_age="0.01s")
+    house.start("old")
+    assert "age" in house.rows("watchdog", "old", code=0)[0]["reason"]
+
+
+def test_a_silent_heartbeat_restarts_but_not_before_its_time(house: House, home: Path) -> None:
+    beat = home / "beat"
+    beat.touch()
+    os.utime(beat, (1, 1))  # from before the start: the start is the floor
+    house.task("hung", heartbeat=beat, heartbeat_max_age=2)
+    house.start("hung")
+    assert house.rows("watchdog", "hung", code=0)[0]["outcome"] == "running"
+    wait_until(lambda: house.rows("watchdog", "hung", code=0)[0]["outcome"] == "restarted")
+    assert "silent" in house.events("hung", "restart")[0]["reason"]
+
+
+def test_a_heartbeat_of_the_future_is_given_time(house: House, home: Path) -> None:
+    beat = home / "beat"
+    house.task("hung", heartbeat=beat, heartbeat_max_age=1)
+    house.start("hung")
+    beat.touch()
+    os.utime(beat, (time.time() + 9999,) * 2)
+    wait_until(lambda: house.rows("watchdog", "hung", code=0)[0]["outcome"] == "restarted")
+
+
+def test_a_frozen_program_is_left_to_whoever_froze_it(house: House) -> None:
+    """Trap 14."""
+    house.task("trader", max_age="0.01s")
+    pid = house.start("trader")
+    os.kill(pid, signal.SIGSTOP)
+    row = house.rows("watchdog", code=1)[0]
+    assert row["outcome"] == "running" and "frozen" in row["detail"] and is_running(pid)
+
+
+def test_dry_run_says_what_it_would_do(house: House) -> None:
+    kill(house.start("trader"))
+    before = house.record("trader")
+    result = house.run("watchdog", "--dry-run")
+    assert "start:" in result.stdout and "137 (KILL)" in result.stdout and result.returncode == 0
+    assert house.record("trader") == before and house.copies("trader") == []
+
+
+def test_linger_reacts_at_once_and_ends(house: House) -> None:
+    first = house.start("trader")
+    environment = {**os.environ, "UPKEEP_CONFIG": str(house.config)}
+    script = ROOT / "bin" / "watchdog.py"
+    lingering = subprocess.Popen([sys.executable, script, "--linger", "4"], env=environment)
+    time.sleep(0)
+    wait_until(lambda: Path(f"/proc/{lingering.pid}/wchan").exists())
+    kill(first)
+    wait_until(lambda: house.record("trader")["pid"] not in (0, first))
+    assert lingering.poll() is None
+    assert lingering.wait(60) == 0
+    assert len(house.copies("trader")) == 1
