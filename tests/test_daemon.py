@@ -1,0 +1,184 @@
+"""What users build their own programs on: nothing saved twice, nothing lost that was promised."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import HELPERS, is_running, wait_until
+from upkeep import daemon
+
+
+class Program:
+    """A running tests/helpers/saving_program.py."""
+
+    def __init__(self, place: Path, mode: str = "", ignore: int = 0) -> None:
+        self.file = place / "saved"
+        self.process = subprocess.Popen(
+            [sys.executable, HELPERS / "saving_program.py", self.file, mode],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=(lambda: signal.signal(ignore, signal.SIG_IGN)) if ignore else None,
+        )
+        self.said: list[str] = []
+        self.read_until("ready")
+
+    def read_until(self, word: str) -> str:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.said.append(line.strip())
+            if line.startswith(word):
+                return line.strip()
+        raise AssertionError(f"it ended without {word}: {self.said}")
+
+    def end(self, number: int = 0) -> int:
+        if number:
+            self.process.send_signal(number)
+        out, self.errors = self.process.communicate(timeout=30)
+        self.said += out.split("\n")
+        return self.process.returncode
+
+    @property
+    def saved(self) -> list[str]:
+        return self.file.read_text().split() if self.file.exists() else []
+
+
+@pytest.fixture
+def programs() -> Iterator[list[Program]]:
+    made: list[Program] = []
+    yield made
+    for each in made:
+        each.process.kill()
+        each.process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_the_sleep_and_saves_once(tmp_path, programs, number):
+    programs.append(program := Program(tmp_path))
+    assert program.end(number) == 0
+    assert program.saved == ["saved", "more"]
+    assert "end" in program.said and "woken early" not in program.said
+
+
+def test_a_kill_saves_nothing_twice_and_tears_nothing(tmp_path, programs):
+    programs.append(program := Program(tmp_path))
+    assert program.end(signal.SIGKILL) == -signal.SIGKILL
+    assert program.saved == []
+
+
+def test_other_signals_do_not_wake_the_sleeper(tmp_path, programs):
+    programs.append(program := Program(tmp_path))
+    for _ in range(3):
+        program.process.send_signal(signal.SIGUSR1)
+        program.read_until("usr1")
+    assert program.end(signal.SIGTERM) == 0
+    assert "woken early" not in program.said
+
+
+def test_signals_during_the_saving_neither_stop_nor_repeat_it(tmp_path, programs):
+    programs.append(program := Program(tmp_path, "slow"))
+    program.process.send_signal(signal.SIGTERM)
+    program.read_until("saving")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        program.process.send_signal(number)
+    assert program.process.stdin
+    program.process.stdin.write("go on\n")
+    assert program.end() == 0
+    assert program.saved == ["saved", "more"]
+
+
+def test_an_exception_saves_too_and_is_not_swallowed(tmp_path, programs):
+    programs.append(program := Program(tmp_path, "raise"))
+    assert program.end() == 1
+    assert program.saved == ["saved", "more"]
+    assert "RuntimeError: a bug" in program.errors
+
+
+def test_one_failing_callback_does_not_cost_the_others(tmp_path, programs):
+    programs.append(program := Program(tmp_path, "fails"))
+    assert program.end(signal.SIGTERM) == 1
+    assert program.saved == ["saved", "more"]
+    assert "cannot save" in program.errors
+
+
+def test_nohup_is_honoured(tmp_path, programs):
+    programs.append(program := Program(tmp_path, ignore=signal.SIGHUP))
+    program.process.send_signal(signal.SIGHUP)
+    program.process.send_signal(signal.SIGUSR1)
+    program.read_until("usr1")
+    assert program.saved == [] and program.process.poll() is None
+    assert program.end(signal.SIGTERM) == 0
+
+
+def test_a_forked_worker_dies_of_the_signal_and_saves_nothing(tmp_path, programs):
+    programs.append(program := Program(tmp_path, "fork"))
+    worker = int(next(line for line in program.said if "worker" in line).split()[1])
+    os.kill(worker, signal.SIGTERM)
+    wait_until(lambda: not is_running(worker))
+    assert program.saved == [] and program.process.poll() is None
+    assert program.end(signal.SIGTERM) == 0
+    assert program.saved == ["saved", "more"]
+
+
+def test_a_child_that_leaves_the_block_does_not_save(tmp_path, programs):
+    programs.append(program := Program(tmp_path, "leave"))
+    assert program.end(signal.SIGTERM) == 0
+    assert program.saved == ["saved", "more"]
+
+
+def test_a_thread_that_sleeps_wakes_too(tmp_path, programs):
+    programs.append(program := Program(tmp_path, "thread"))
+    assert program.end(signal.SIGTERM) == 0
+    assert "thread True" in " ".join(program.said)
+
+
+def test_the_handlers_from_before_are_back_after_the_block():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with daemon.GracefulShutdown() as shutdown:
+        assert signal.getsignal(signal.SIGTERM) not in before
+        assert shutdown.sleep(0) is False
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert shutdown.sleep(60) is True and shutdown.requested
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_a_sleep_beyond_what_the_kernel_takes_is_no_error():
+    with daemon.GracefulShutdown() as shutdown:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert shutdown.sleep(1e12)
+        assert shutdown.sleep(-1)
+
+
+def test_a_heartbeat_moves_the_mtime(tmp_path):
+    beat = tmp_path / "beat"
+    daemon.heartbeat(beat)
+    os.utime(beat, (1, 1))
+    daemon.heartbeat(str(beat))
+    assert beat.stat().st_mtime > 1
+    with pytest.raises(OSError):
+        daemon.heartbeat(tmp_path / "missing" / "beat")
+
+
+def test_the_breaker_is_the_one_that_telegram_uses(tmp_path):
+    breaker = daemon.Breaker(tmp_path / "breaker.json")
+    breaker.failed(1000.0, "refused")
+    assert daemon.Breaker(tmp_path / "breaker.json").open_until(1001.0) > 1001.0
+
+
+def test_importing_it_needs_no_third_party_package():
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import upkeep.daemon as d; print(d.__name__)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, str(HELPERS.parents[1] / "lib")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (found.stdout, found.stderr) == ("upkeep.daemon\n", "")
