@@ -3,39 +3,51 @@
 
 usage: run_job.py NAME [OPTION ...] -- COMMAND [ARG ...], or run_job.py --status [--json]
 
-    $ run_job.py backup --timeout 1h -- /root/backup.sh
+    $ run_job.py --status
+    job     last success               median  peak RSS  failed  skipped
+    backup  2026-11-20T04:15:48+00:00  48 s    61 MiB    0       0
 
-Output goes to <state>/log/job-NAME.log, its end to stderr when the job fails. Exit codes: the
-command's own (128+n: signal n), 124 time limit, 126 or 127 it could not be run, 4 the previous
-run is still going, 2 usage.
+Exit codes: the command's own (128+n: signal n), 124 time limit, 126 or 127 it could not be run,
+4 the run before it is still going, 2 usage.
 """
 
 import argparse
 import contextlib
 import ctypes
+import itertools
+import json
+import math
 import os
+import re
 import signal
+import statistics
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import CHECKOUT, cli, config, files, jobs, proc, text, units
+from upkeep import CHECKOUT, cli, config, files, proc, text, units
 from upkeep.errors import Exit, OperatorError
 
 EXAMPLES = """\
-  run_job.py backup -- /root/backup.sh                   # did last night's backup work?
+  run_job.py backup -- /root/backup.sh                     # did last night's backup work?
   run_job.py feed --timeout 5m --alert-after 3 -- fetch    # may fail twice before it is told
   run_job.py --status                                      # which jobs fail, hang or never ran?
 """
-TIMED_OUT = 124
-KILL_SECONDS = 5.0
-SKIPS_BEFORE_ALERT = 5
-PING_SECONDS = 10.0
+TIMED_OUT, KILL_SECONDS, SKIPS_BEFORE_ALERT, RUNS_KEPT = 124, 5.0, 5, 100
+NEWEST_BYTES = 4 << 20  # what is kept of a log that grew too large
+SESSION_BYTES = 128  # written whole and in place, which works on a full disk too
+SLACK_SECONDS = 900.0  # how late a run may begin without being missed
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+
+HEAD = ("job", "last success", "median", "peak RSS", "failed", "skipped", "")
+
+Run = tuple[float, int, float, int]  # Unix seconds, exit status, seconds, peak RSS in bytes
+Job = dict[str, Any]  # last_success (Unix seconds), failures and skipped (in a row), runs
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,47 +59,48 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--wait", type=cli.duration, default=0.0, metavar="D", help="for its turn")
     made.add_argument("--splay", type=cli.duration, default=0.0, metavar="D", help="start later")
     made.add_argument("--alert-after", type=int, default=1, metavar="N", help="failures in a row")
-    made.add_argument("--ping-url", metavar="URL", help="fetched after a success, URL/fail else")
     made.add_argument("--status", action="store_true", help="the table of all jobs")
     cli.add_dry_run(made)
     cli.add_json(made)
     return made
 
 
-@contextlib.contextmanager
-def alone(lock: Path, wait: float) -> Iterator[None]:
-    """Be the only run: hold `lock`, and nothing is left of a run whose wrapper was killed."""
-    deadline = time.monotonic() + wait
-    with files.lock(lock, wait, "another run"):
-        while old := jobs.survivor(lock):
-            if time.monotonic() >= deadline:
-                age = units.format_duration(proc.age_seconds(old))
-                raise OperatorError(f"busy: pid {old.pid} of a run {age} old lives", Exit.BUSY)
-            time.sleep(files.LOCK_POLL_SECONDS)
-        yield
+def survivor(lock: Path) -> proc.Stat | None:
+    """A live process of the session that `lock` names, if any."""
+    try:
+        boot, leader, ticks = json.loads(files.read_small(lock, SESSION_BYTES))
+    except (OSError, ValueError, TypeError):
+        return None
+    table = proc.scan()
+    head = table.get(leader)
+    if boot != proc.boot_id() or (head and head.start_ticks != ticks):
+        return None  # no PID is given out again while a session bears its number
+    members = (each for each in table.values() if each.session == leader and not each.dead)
+    return next(members, None)
 
 
-def start(command: Sequence[str], output: int, lock: Path) -> int:
-    """Start `command` in a session of its own, but not before `lock` records that session.
+def name_session(lock: Path, leader: proc.Identity | None) -> None:
+    """Note in `lock` which session runs now."""
+    with contextlib.suppress(OSError), open(lock, "r+b") as file:
+        file.write((json.dumps(leader) if leader else "").ljust(SESSION_BYTES).encode())
+
+
+def start(command: Sequence[str], log: int, lock: Path) -> int:
+    """Start `command` in a session of its own, but not before `lock` names that session.
 
     A shell waits for the word; when the wrapper dies before it gives it, the shell ends.
     """
     gate, opener = os.pipe()
-    environment = {name: os.environ[name] for name in os.environ if name != "UPKEEP_TASK"}
     pid = os.posix_spawn(
         "/bin/sh",
-        ["sh", "-c", 'read -r go && exec "$@" </dev/null', "sh", *command],
-        environment,
-        file_actions=[
-            (os.POSIX_SPAWN_DUP2, gate, 0),
-            (os.POSIX_SPAWN_DUP2, output, 1),
-            (os.POSIX_SPAWN_DUP2, output, 2),
-        ],
+        ["sh", "-c", 'unset UPKEEP_TASK; read -r go && exec "$@" </dev/null', "sh", *command],
+        os.environ,
+        file_actions=[(os.POSIX_SPAWN_DUP2, fd, to) for fd, to in ((gate, 0), (log, 1), (log, 2))],
         setsid=True,
         setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
     )
     os.close(gate)
-    jobs.record_session(lock, proc.identify(pid))
+    name_session(lock, proc.identify(pid))
     os.write(opener, b"go\n")
     os.close(opener)
     return pid
@@ -98,7 +111,10 @@ def wait_for_end(pid: int, seconds: float, log: int, log_max: int) -> bool:
     pidfd, deadline = os.pidfd_open(pid), time.monotonic() + seconds
     while left := max(0.0, deadline - time.monotonic()):
         ended = not proc.wait_for_exit([pidfd], min(left, 1.0))
-        jobs.trim(log, log_max)
+        if log != 2 and (size := os.fstat(log).st_size) > log_max:
+            newest = os.pread(log, NEWEST_BYTES, size - min(log_max // 2, NEWEST_BYTES))
+            os.ftruncate(log, 0)
+            os.write(log, newest)
         if ended:
             return True
     return False
@@ -128,92 +144,111 @@ def end_all(grace: float) -> None:
             time.sleep(files.LOCK_POLL_SECONDS)
 
 
+def open_log(path: Path) -> int:
+    """The job's log, with a line on top of this run; stderr when it cannot be written."""
+    try:
+        files.append_line(path, f"--- {units.local_time(time.time())}")
+        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        cli.warn(f"{path}: {error.strerror}; the output of the job follows")
+        return 2
+
+
 def run_alone(
     options: argparse.Namespace, command: Sequence[str], settings: config.Config
-) -> tuple[jobs.Run, str]:
-    """What came of one run, and the end of its output. State that fails to be written is told."""
+) -> tuple[Run, str, str]:
+    """One run, why it is no success if so, its last output. Unwritable state stops nothing."""
     name, lock = options.name, settings.state / "lock" / f"job-{options.name}.lock"
+    path = settings.state / "log" / f"job-{name}.log"
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(alone(lock, options.wait))
+            stack.enter_context(files.lock(lock, options.wait, "the run before"))
         except OSError as error:
             cli.warn(f"{lock}: {error.strerror}; this run goes without it")
+        if old := survivor(lock):
+            raise OperatorError(f"busy: pid {old.pid} of the run before lives", Exit.BUSY)
         time.sleep(options.splay * zlib.crc32(f"{os.uname().nodename} {name}".encode()) / 2**32)
-        log = jobs.open_log(settings.state / "log" / f"job-{name}.log")
-        begin, started, clock = os.fstat(log).st_size, time.time(), time.monotonic()
+        log = open_log(path)
+        began, started, clock = os.fstat(log).st_size, time.time(), time.monotonic()
+        ended = False
         try:
             pid = start(command, log, lock)
             ended = wait_for_end(pid, options.timeout, log, settings.jobs.log_max)
-        except BaseException:  # a signal to the wrapper: the job goes with it
-            end_all(options.grace)
-            raise
-        if not ended:
-            end_all(options.grace)
+        finally:  # the time limit, or a signal to the wrapper: the job goes with it
+            if not ended:
+                end_all(options.grace)
         _, status, usage = os.wait4(pid, 0 if ended else os.WNOHANG)
         if ended or not left_behind():
-            jobs.record_session(lock, None)
-    code = os.waitstatus_to_exitcode(status)
-    code = 128 - code if code < 0 else code
-    run = {
-        "time": round(started, 3),
-        "outcome": "timeout" if not ended else "failed" if code else "done",
-        "status": code if ended else TIMED_OUT,
-        "duration_seconds": round(time.monotonic() - clock, 3),
-        "peak_rss_bytes": usage.ru_maxrss << 10,
-    }
-    return run, jobs.tail(log, begin)
+            name_session(lock, None)
+    code, seconds = os.waitstatus_to_exitcode(status), time.monotonic() - clock
+    code = TIMED_OUT if not ended else 128 - code if code < 0 else code
+    why = f"exit status {code}" if ended else "stopped at its time limit"
+    why = f"{why} after {units.format_duration(seconds)}" if code else ""
+    tail = "\n".join(files.tail(path, 20, 3000, began)) if code else ""
+    return (started, code, seconds, usage.ru_maxrss << 10), why, tail
 
 
-def reason(run: jobs.Run) -> str:
-    """Why `run` is no success: "exit status 7 after 3 s"; "" when it is one."""
-    after = units.format_duration(run.get("duration_seconds", 0))
-    if run["outcome"] == "timeout":
-        return f"stopped at its time limit, after {after}"
-    if run["outcome"] == "skipped":
-        return "skipped: the run before it is still going"
-    if run["status"] > 128 and run["status"] - 128 in signal.valid_signals():
-        return f"ended by {signal.Signals(run['status'] - 128).name} after {after}"
-    return f"exit status {run['status']} after {after}" if run["status"] else ""
+def read(settings: config.Config, name: str) -> Job:
+    """The record of a job. What is missing, cannot be read or has a wrong type counts as none."""
+    found, fresh = {}, {"last_success": 0.0, "failures": 0, "skipped": 0, "runs": []}
+    with contextlib.suppress(OSError):
+        found = files.read_state(settings.state / "jobs" / f"{name}.json")
+    return fresh | {key: each for key, each in found.items() if type(each) is type(fresh.get(key))}
 
 
-def tell(settings: config.Config, options: argparse.Namespace, run: jobs.Run, output: str) -> None:
-    """One alert when the row of failures is long enough, one message when it is over.
-
-    It comes before the record: whatever kills the wrapper in between, no alert is lost.
-    """
-    why, before = reason(run), jobs.read(settings, options.name)
-    after = jobs.merged(before, run)
-    key, title = f"job:{options.name}", f"Job {options.name}: {why or 'works again'}"
+def conclude(
+    settings: config.Config, options: argparse.Namespace, run: Run | None, why: str, tail: str
+) -> None:
+    """Tell and record `run`; told first, so that whatever kills us in between loses no alert."""
+    name, job = options.name, read(settings, options.name)
+    broken = job["failures"] or job["skipped"]
+    if run is None:
+        job["skipped"] += 1
+    else:
+        job |= {"skipped": 0, "failures": job["failures"] + 1 if why else 0}
+        job["last_success"] = job["last_success"] if why else run[0] + run[2]
+        job["runs"] = [*job["runs"], run][-RUNS_KEPT:]
     if why:
-        cli.log(settings, f"{options.name}: {why}")
-        print(text.redact(f"{title}\n{output}".strip()), file=sys.stderr)
-    elif not (before["failures"] or before["skipped"]):
-        return
-    from upkeep.alerts import Alerts
+        cli.log(settings, f"{name}: {why}")
+        print(text.redact(f"job {name}: {why}\n{tail}".strip()), file=sys.stderr)
+    if why or broken:
+        from upkeep.alerts import Alerts
 
-    with Alerts(settings) as alerts:
-        if not why:
-            alerts.recovered(key, title)
-        elif after["failures"] >= options.alert_after or after["skipped"] >= SKIPS_BEFORE_ALERT:
-            alerts.problem(key, title, output)
-
-
-def ping(url: str, done: bool) -> None:
-    """Tell a dead-man service how the run went; it not answering changes nothing."""
-    from http.client import HTTPException
-    from urllib.request import urlopen
-
+        with Alerts(settings) as alerts:
+            if not why:
+                alerts.recovered(f"job:{name}", f"Job {name} works again")
+            elif job["failures"] >= options.alert_after or job["skipped"] >= SKIPS_BEFORE_ALERT:
+                alerts.problem(f"job:{name}", f"Job {name}: {why}", tail)
     try:
-        urlopen(url if done else f"{url}/fail", timeout=PING_SECONDS).close()
-    except (OSError, ValueError, HTTPException) as error:
-        cli.warn(f"--ping-url: {error}")
+        files.write_state(settings.state / "jobs" / f"{name}.json", job)
+    except OSError as error:
+        cli.warn(f"the record of {name} cannot be written: {error}")
+
+
+def show(settings: config.Config, as_json: bool, now: float) -> int:
+    """Print the table of all jobs. One is late when it pauses for twice its longest pause."""
+    rows, lines = [], []
+    for path in sorted((settings.state / "jobs").glob("*.json")):
+        job = read(settings, path.stem)
+        times, _, took, sizes = zip(*job.pop("runs") or [[now, 0, 0.0, 0]], strict=True)
+        pause = max((later - each for each, later in itertools.pairwise(times)), default=math.inf)
+        running = survivor(settings.state / "lock" / f"job-{path.stem}.lock") is not None
+        late = not running and min(now - times[-1], proc.uptime()) > 2 * pause + SLACK_SECONDS
+        usual, peak = statistics.median(took), max(sizes)
+        row = {"job": path.stem, "running": running, "late": late, **job}
+        rows.append(row | {"median_seconds": usual, "peak_rss_bytes": peak})
+        cost = (units.format_duration(usual), units.format_size(peak))
+        ended = units.local_time(job["last_success"]) if job["last_success"] else "never"
+        counts = (str(job["failures"]), str(job["skipped"]), "late" if late else "")
+        lines.append((path.stem, ended, *cost, *counts))
+    cli.print_json({"jobs": rows}) if as_json else print("\n".join(text.table(HEAD, lines)))
+    return Exit.DONE
 
 
 def dry_run(command: list[str]) -> int:
     """Print the command; a script of the suite is run instead, as it prints its own plan."""
     if Path(command[0]).resolve().parent == CHECKOUT / "bin":
-        os.environ["UPKEEP_DRY_RUN"] = "1"
-        os.execv(command[0], command)
+        os.execve(command[0], command, {**os.environ, "UPKEEP_DRY_RUN": "1"})
     print("would run:", text.printable(" ".join(command)))
     return Exit.DONE
 
@@ -226,27 +261,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, command = parser().parse_args(words[:split]), words[split + 1 :]
     settings = config.load(options.config)
     if options.status:
-        now = time.time()
-        found = jobs.rows(settings, now)
-        cli.print_json({"jobs": found}) if options.json else jobs.show(found, now)
-        return Exit.DONE
-    if not jobs.valid_name(options.name or "-") or not command or options.alert_after < 1:
+        return show(settings, options.json, time.time())
+    named = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", options.name or "")
+    if not named or not command or options.alert_after < 1:
         wanted = "NAME (letters, digits, '.', '_', '-'), options, then -- and the command"
         raise OperatorError(f"expected {wanted}", Exit.USAGE)
     if options.dry_run:
         return dry_run(command)
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    run: Run | None = None
     try:
-        run, output = run_alone(options, command, settings)
+        run, why, tail = run_alone(options, command, settings)
     except OperatorError as error:
         if error.code != Exit.BUSY:
             raise
-        run, output = {"time": time.time(), "outcome": "skipped", "status": Exit.BUSY}, str(error)
-    tell(settings, options, run, output)
-    jobs.store(settings, options.name, run)
-    if options.ping_url and run["outcome"] != "skipped":
-        ping(options.ping_url, run["outcome"] == "done")
-    return int(run["status"])
+        why, tail = f"skipped: {error}", ""
+    conclude(settings, options, run, why, tail)
+    return run[1] if run else Exit.BUSY
 
 
 if __name__ == "__main__":
