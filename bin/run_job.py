@@ -4,8 +4,8 @@
 usage: run_job.py NAME [OPTION ...] -- COMMAND [ARG ...], or run_job.py --status [--json]
 
     $ run_job.py --status
-    job     last success               median  peak RSS  failed  skipped
-    backup  2026-11-20T04:15:48+00:00  48 s    61 MiB    0       0
+    job     last success               took  peak RSS  failed  skipped
+    backup  2026-11-20T04:15:48+00:00  48 s  61 MiB    0       0
 
 Exit codes: the command's own (128+n: signal n), 124 time limit, 126 or 127 it could not be run,
 4 the run before it is still going, 2 usage.
@@ -14,13 +14,10 @@ Exit codes: the command's own (128+n: signal n), 124 time limit, 126 or 127 it c
 import argparse
 import contextlib
 import ctypes
-import itertools
 import json
-import math
 import os
 import re
 import signal
-import statistics
 import sys
 import time
 import zlib
@@ -36,15 +33,13 @@ from upkeep.errors import Exit, OperatorError
 EXAMPLES = """\
   run_job.py backup -- /root/backup.sh                     # did last night's backup work?
   run_job.py feed --timeout 5m --alert-after 3 -- fetch    # may fail twice before it is told
-  run_job.py --status                                      # which jobs fail, hang or never ran?
+  run_job.py --status                                      # which jobs fail or hang?
 """
 TIMED_OUT, KILL_SECONDS, SKIPS_BEFORE_ALERT, RUNS_KEPT = 124, 5.0, 5, 100
 NEWEST_BYTES = 4 << 20  # what is kept of a log that grew too large
 SESSION_BYTES = 128  # written whole and in place, which works on a full disk too
-SLACK_SECONDS = 900.0  # how late a run may begin without being missed
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
-
-HEAD = ("job", "last success", "median", "peak RSS", "failed", "skipped", "")
+HEAD = ("job", "last success", "took", "peak RSS", "failed", "skipped", "")
 
 Run = tuple[float, int, float, int]  # Unix seconds, exit status, seconds, peak RSS in bytes
 Job = dict[str, Any]  # last_success (Unix seconds), failures and skipped (in a row), runs
@@ -225,21 +220,17 @@ def conclude(
         cli.warn(f"the record of {name} cannot be written: {error}")
 
 
-def show(settings: config.Config, as_json: bool, now: float) -> int:
-    """Print the table of all jobs. One is late when it pauses for twice its longest pause."""
+def show(settings: config.Config, as_json: bool) -> int:
+    """Print the table of all jobs, with the figures of the last run."""
     rows, lines = [], []
     for path in sorted((settings.state / "jobs").glob("*.json")):
-        job = read(settings, path.stem)
-        times, _, took, sizes = zip(*job.pop("runs") or [[now, 0, 0.0, 0]], strict=True)
-        pause = max((later - each for each, later in itertools.pairwise(times)), default=math.inf)
         running = survivor(settings.state / "lock" / f"job-{path.stem}.lock") is not None
-        late = not running and min(now - times[-1], proc.uptime()) > 2 * pause + SLACK_SECONDS
-        usual, peak = statistics.median(took), max(sizes)
-        row = {"job": path.stem, "running": running, "late": late, **job}
-        rows.append(row | {"median_seconds": usual, "peak_rss_bytes": peak})
-        cost = (units.format_duration(usual), units.format_size(peak))
+        job = {"job": path.stem, "running": running, **read(settings, path.stem)}
+        rows.append(job)
         ended = units.local_time(job["last_success"]) if job["last_success"] else "never"
-        counts = (str(job["failures"]), str(job["skipped"]), "late" if late else "")
+        took, peak = job["runs"][-1][2:] if job["runs"] else (0.0, 0)
+        cost = (units.format_duration(took), units.format_size(peak))
+        counts = (str(job["failures"]), str(job["skipped"]), "running" if running else "")
         lines.append((path.stem, ended, *cost, *counts))
     cli.print_json({"jobs": rows}) if as_json else print("\n".join(text.table(HEAD, lines)))
     return Exit.DONE
@@ -261,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, command = parser().parse_args(words[:split]), words[split + 1 :]
     settings = config.load(options.config)
     if options.status:
-        return show(settings, options.json, time.time())
+        return show(settings, options.json)
     named = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", options.name or "")
     if not named or not command or options.alert_after < 1:
         wanted = "NAME (letters, digits, '.', '_', '-'), options, then -- and the command"
