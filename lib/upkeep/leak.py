@@ -12,9 +12,12 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from upkeep.samples import Point
+from upkeep.config import Config
+from upkeep.samples import Point, Reading
+from upkeep.units import format_duration, format_size
 
 DAY = 86400.0
+WINDOW_SECONDS = 3 * DAY  # of the history that is looked at
 WARM_UP_SECONDS = 1800.0
 BLOCKS = 12
 LEAST_SAMPLES = 24
@@ -70,6 +73,26 @@ def judge(points: Sequence[Point], limit_bytes: float | None, now: float) -> Ver
         return verdict
     left = (limit - last.rss_bytes) / slope * DAY - (now - last.time)
     return verdict._replace(time_to_limit_seconds=max(0.0, left))
+
+
+def describe(verdict: Verdict) -> str:
+    """A verdict for people: "leak, 12 MiB a day, at its limit in 3 d 4 h"."""
+    words = [verdict.verdict.replace("_", " ")]
+    if verdict.severity >= 4 and verdict.growth_bytes_per_day:
+        words.append(f"{format_size(verdict.growth_bytes_per_day)} a day")
+    if verdict.time_to_limit_seconds is not None:
+        words.append(f"at its limit in {format_duration(verdict.time_to_limit_seconds)}")
+    return ", ".join(words)
+
+
+def limits(settings: Config, reading: Reading) -> dict[str, float]:
+    """What every program of `reading` may use: the task's max_rss, else all that is left."""
+    available = reading.host.available_bytes
+    tasks = settings.tasks
+    return {
+        each.name: (tasks[each.name].max_rss if each.task else None) or each.rss_bytes + available
+        for each in reading.programs
+    }
 
 
 def _of_lives(lives: Sequence[Sequence[Point]]) -> Verdict:

@@ -1,6 +1,7 @@
 """Programs: processes named by what they run, never by an interpreter, and summed up by name."""
 
 import collections
+import contextlib
 import json
 import os
 import re
@@ -27,7 +28,7 @@ _OPTIONS = {  # those that take the next word, those before what is run, those b
     "java": ("-cp -classpath -p", "-jar", ""),
     "sh": ("-o -O", "", "-c"),
 }
-_RUNNERS = ("gunicorn", "uvicorn", "hypercorn", "daphne", "celery", "flask", "uwsgi", "streamlit")
+_SERVERS = ("gunicorn", "uvicorn", "hypercorn", "daphne", "celery", "flask", "uwsgi", "streamlit")
 _APP = re.compile(r"[\w.]+:[A-Za-z_][\w.]*(\(.*\))?|[^-].*\.(py|ini)")
 _SPAWNED = "from multiprocessing."  # begins the program text of its workers
 
@@ -39,51 +40,48 @@ class Program:
     name: str
     leader: Stat | None  # None for a task that does not run
     task: bool = False
-    pids: list[int] = field(default_factory=list)
-    rss_bytes: int = 0
-    cpu_ticks: int = 0
-    pss_bytes: int | None = None  # None when it is not known for every process
+    pids: dict[int, int] = field(default_factory=dict)  # with the RSS of each
+    pss_bytes: int | None = None  # this and the next: None where not every process could be asked
     fds: int | None = None
 
+    @property
+    def rss_bytes(self) -> int:
+        """The sum over its processes."""
+        return sum(self.pids.values())
 
-def collect(root: str, tasks: dict[int, str]) -> list[Program]:
-    """Every program that runs, the largest first. `tasks` maps PIDs of tasks to their names.
+
+def collect(root: str, settings: Config, boot_id: str) -> list[Program]:
+    """Every program that runs, the largest first, and every task, also one that does not run.
 
     A task is one program together with all its descendants. Kernel threads and zombies have no
     memory and are left out.
     """
     table = {pid: stat for pid, stat in proc.scan(root).items() if stat.rss_bytes}
+    of_task = {}
+    for name in settings.tasks:
+        pid = _task_pid(settings, name, boot_id, table)
+        of_task.update(dict.fromkeys([pid, *proc.descendants(table, pid)] if pid else [], name))
     names = _names(table, root)
-    of_task = {
-        each: task
-        for pid, task in tasks.items()
-        if pid in table
-        for each in (pid, *proc.descendants(table, pid))
-    }
-    programs: dict[tuple[str, bool], Program] = {}
+    programs = {name: Program(name, None, task=True) for name in settings.tasks}
     for stat in sorted(table.values(), key=lambda stat: stat.start_ticks):
         name = of_task.get(stat.pid, names[stat.pid])
-        key = (name, stat.pid in of_task)
-        program = programs.setdefault(key, Program(name, stat, stat.pid in of_task))
-        program.pids.append(stat.pid)
-        program.rss_bytes += stat.rss_bytes
-        program.cpu_ticks += stat.cpu_ticks
+        if name in settings.tasks and stat.pid not in of_task:
+            name += " (no task)"  # another program of that name
+        program = programs.setdefault(name, Program(name, stat))
+        program.leader = program.leader or stat
+        program.pids[stat.pid] = stat.rss_bytes
     return sorted(programs.values(), key=lambda program: -program.rss_bytes)
 
 
-def running_tasks(settings: Config, boot_id: str, root: str) -> dict[int, str]:
-    """The tasks whose recorded process still is that very process: name by PID."""
-    found = {}
-    for name in settings.tasks:
-        try:
-            record = json.loads((settings.state / "tasks" / f"{name}.json").read_bytes())
-            stat = proc.read_stat(int(record["pid"]), root)
-            same = (record["boot_id"], record["start_ticks"])
-        except (OSError, ValueError, TypeError, KeyError):
-            continue  # not running; a damaged record is the watchdog's business
-        if stat and same == (boot_id, stat.start_ticks):
-            found[stat.pid] = name
-    return found
+def _task_pid(settings: Config, name: str, boot_id: str, table: dict[int, Stat]) -> int | None:
+    """The PID of a task whose recorded process still is that very process."""
+    try:
+        record = json.loads((settings.state / "tasks" / f"{name}.json").read_bytes())
+        stat = table[record["pid"]]
+        same = (record["boot_id"], record["start_ticks"]) == (boot_id, stat.start_ticks)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None  # it does not run; a damaged record is the watchdog's business
+    return stat.pid if same else None
 
 
 def _names(table: dict[int, Stat], root: str) -> dict[int, str]:
@@ -91,105 +89,91 @@ def _names(table: dict[int, Stat], root: str) -> dict[int, str]:
     full = {stat.pid: _full_name(stat, root) for stat in table.values()}
     for pid, name in full.items():
         if name == _SPAWNED:  # a worker of multiprocessing, which says nothing by itself
-            full[pid] = full.get(table[pid].parent, name)
-    shared = collections.Counter(os.path.basename(name) for name in set(full.values()))
-    shown = {
-        name: text.printable("/".join(name.split("/")[-2:] if shared[base] > 1 else [base]), 40)
-        for name in set(full.values())
-        for base in [os.path.basename(name)]
-    }
+            full[pid] = full.get(table[pid].parent, "multiprocessing")
+    shared = collections.Counter(map(os.path.basename, set(full.values())))
+    shown = {}
+    for name in set(full.values()):
+        parts = name.split("/")
+        short = "/".join(parts[-2:] if shared[parts[-1]] > 1 else parts[-1:])
+        shown[name] = text.printable(short, 40)
     return {pid: shown[name] for pid, name in full.items()}
 
 
 def _full_name(stat: Stat, root: str) -> str:
+    """What it runs, a script with its whole path."""
     name = program_name(_words(stat, root), stat.name)
     if name.endswith((".py", ".js", ".sh", ".rb", ".pl")) and not name.startswith("/"):
-        try:
-            return os.path.normpath(os.path.join(os.readlink(f"{root}/{stat.pid}/cwd"), name))
-        except OSError:
-            return name
-    return name
+        with contextlib.suppress(OSError):
+            name = os.path.join(os.readlink(f"{root}/{stat.pid}/cwd"), name)
+    return os.path.normpath(name)
 
 
 def _words(stat: Stat, root: str) -> list[str]:
-    """The command line. A title that the process set itself is one word and is split."""
-    try:
-        with open(f"{root}/{stat.pid}/cmdline", "rb", buffering=0) as file:
-            line = file.read(_COMMAND_LINE_BYTES).decode("utf-8", "surrogateescape")
-    except OSError:
-        return []
-    words = line.rstrip("\0").split("\0")
-    own_title = len(words) == 1 and os.path.basename(words[0])[:15] != stat.name
-    return words[0].split() if own_title else words
+    """The command line; a title that the process gave itself is split into words."""
+    line = b""
+    with contextlib.suppress(OSError), open(f"{root}/{stat.pid}/cmdline", "rb", 0) as file:
+        line = file.read(_COMMAND_LINE_BYTES)
+    words = line.decode("utf-8", "surrogateescape").rstrip("\0").split("\0")
+    title = len(words) == 1 and os.path.basename(words[0])[:15] != stat.name
+    return words[0].split() if title else words
 
 
 def program_name(words: list[str], fallback: str) -> str:
-    """What the command line `words` runs: a script (its path), a module, an app or a binary.
+    """What the command line `words` runs: a script, a module, an app or a binary.
 
     `fallback` is the kernel's name of the process, for command lines that say nothing.
     """
     base = os.path.basename(words[0]).lstrip("-[").rstrip(":") if words else ""
-    if not base:
-        return fallback
     if len(words) > 1 and words[-1].startswith("[") and words[-1].endswith("]"):
         return words[-1].strip("[]")  # the title "gunicorn: worker [app:app]"
     match = _INTERPRETER.fullmatch(base)
-    script, rest = _script(match[1], words[1:]) if match else (base, words[1:])
-    if os.path.basename(script) in _RUNNERS:
-        return _app(rest) or os.path.basename(script)
-    return script or base
+    name, rest = _script(match[1], words[1:]) if match else (base, words[1:])
+    if os.path.basename(name) in _SERVERS:
+        given = [
+            word
+            for before, word in zip(["", *rest], rest, strict=False)
+            if _APP.fullmatch(word) or before in ("-A", "--app")
+        ]
+        name = given[0] if given else os.path.basename(name)
+    return name or base or fallback
 
 
 def _script(kind: str, words: list[str]) -> tuple[str, list[str]]:
     """The script, module or program text that an interpreter runs, and its arguments."""
-    valued, names, codes = _OPTIONS.get(kind, _OPTIONS["sh"])
+    valued, names, codes = (each.split() for each in _OPTIONS.get(kind, _OPTIONS["sh"]))
     rest = iter(words)
     for word in rest:
         if not word.startswith("-") or word == "-":
             return word.removeprefix("-"), list(rest)
         bundle = kind in ("python", "pypy") or kind.endswith("sh")  # -um is -u -m
         option = "-" + word[-1] if bundle and word[1] not in "-WX" else word
-        if option in codes.split():
+        if option in codes:
             code = " ".join(next(rest, "").replace("/", " ").split())  # / would begin a path
             return (_SPAWNED if code.startswith(_SPAWNED) else f"{kind} {word} {code[:24]}"), []
-        if option in names.split():
+        if option in names:
             return next(rest, ""), list(rest)
-        if word in valued.split():
+        if word in valued:
             next(rest, "")
     return "", []
-
-
-def _app(words: Iterable[str]) -> str:
-    """The application that a server such as gunicorn was told to run; "" when it is not said."""
-    rest = iter(words)
-    for word in rest:
-        if word in ("-A", "--app"):
-            return next(rest, "")
-        if _APP.fullmatch(word):
-            return word
-    return ""
 
 
 def read_details(programs: list[Program], root: str) -> None:
     """Fill in PSS and descriptors of `programs`, in their order, as far as rights and time allow.
 
-    A process larger than PSS_MAX_RSS is not asked for its PSS: it stands still meanwhile.
+    A process larger than PSS_MAX_RSS is not asked for its PSS: it would stand still meanwhile.
     """
     deadline = time.monotonic() + PSS_SECONDS
     for program in programs:
         if time.monotonic() > deadline:
             return
-        each = max(1, len(program.pids))
-        fair = program.rss_bytes / each <= PSS_MAX_RSS
-        sizes = [read_pss(pid, root) if fair else None for pid in program.pids]
-        counts = [proc.count_fds(pid, root) for pid in program.pids]
-        program.pss_bytes = _sum(sizes)
-        program.fds = _sum(counts)
+        program.fds = _sum(proc.count_fds(pid, root) for pid in program.pids)
+        if max(program.pids.values(), default=0) <= PSS_MAX_RSS:
+            program.pss_bytes = _sum(read_pss(pid, root) for pid in program.pids)
 
 
-def _sum(values: list[int | None]) -> int | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None
+def _sum(values: Iterable[int | None]) -> int | None:
+    known = list(values)
+    return None if None in known else sum(filter(None, known))
 
 
 def read_pss(pid: int, root: str = "/proc") -> int | None:

@@ -10,15 +10,19 @@ import contextlib
 import json
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from upkeep import files, proc
+from upkeep import files, memory, proc, programs
+from upkeep.config import Config
+from upkeep.memory import Host
+from upkeep.programs import Program
 
 DAYS = 31  # days with samples that are kept
 MOST_BYTES = 10_000_000
-MOST_PROGRAMS = 25  # the largest ones of every reading; tasks are always kept
+MOST_PROGRAMS = 25  # of every reading: the tasks, then the largest
 
 Row = dict[str, Any]
 
@@ -44,16 +48,65 @@ class Point(NamedTuple):
 Series = dict[str, list[Point]]
 
 
-def append(state: Path, row: Row) -> None:
+@dataclass
+class Reading:
+    """Everything that is read at one moment."""
+
+    time: float
+    host: Host
+    programs: list[Program]
+    disks: dict[str, tuple[int, int]]  # (used, free) bytes
+    directories: dict[str, int] = field(default_factory=dict)  # bytes; measured once an hour
+
+    @property
+    def kept(self) -> list[Program]:
+        """The programs that are worth to be remembered: the largest, and the tasks first of all."""
+        ranked = sorted(self.programs, key=lambda each: (not each.task, -each.rss_bytes))
+        return [each for each in ranked[:MOST_PROGRAMS] if each.leader]
+
+    def line(self) -> Row:
+        """This reading as a line of the history."""
+        host = self.host
+        row = {
+            "time": round(self.time),
+            "boot_id": host.boot_id,
+            "uptime": round(host.uptime_seconds),
+            "used": host.used_bytes,
+            "limit": host.limit_bytes,
+            "swap": host.swap_used_bytes,
+            "swapped": host.swapped_bytes,
+            "oom_kills": host.oom_kills,
+            "disks": self.disks,
+            "programs": [_cells(each) for each in self.kept],
+        }
+        return row | ({"dirs": self.directories} if self.directories else {})
+
+
+def take(settings: Config, root: str, now: float, detailed: int) -> Reading:
+    """Read everything but the directories; PSS and descriptors of the `detailed` largest programs.
+
+    Raises OperatorError when `root` is no /proc.
+    """
+    host = memory.read_host(root)
+    found = programs.collect(root, settings, host.boot_id)
+    programs.read_details(found[:detailed], root)
+    return Reading(now, host, found, memory.read_disks(settings.host.disks))
+
+
+def _cells(each: Program) -> list[Any]:
+    life = [each.leader.pid, each.leader.start_ticks] if each.leader else []
+    pss = [] if each.pss_bytes is None else [each.pss_bytes >> 10]
+    return [each.name, *life, len(each.pids), each.rss_bytes >> 10, *pss]
+
+
+def append(state: Path, line: Row) -> None:
     """Add one reading and drop what exceeds the bounds. Raises OSError.
 
     What is too old is counted in days that have samples: a clock that was wrong deletes nothing.
     """
-    day = datetime.fromtimestamp(row["time"], UTC).strftime("%Y-%m-%d")
-    files.append_line(
-        state / "memory" / f"{day}.jsonl",
-        json.dumps(row, ensure_ascii=False, separators=(",", ":")),
-    )
+    day = datetime.fromtimestamp(line["time"], UTC).strftime("%Y-%m-%d")
+    data = json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+    files.append_line(state / "memory" / f"{day}.jsonl", data)
     total = 0
     for count, path in enumerate(reversed(_days(state)), 1):
         total += path.stat().st_size
@@ -62,52 +115,46 @@ def append(state: Path, row: Row) -> None:
 
 
 def _days(state: Path) -> list[Path]:
-    with contextlib.suppress(OSError):
-        return sorted((state / "memory").glob("[0-9]*-[0-9]*-[0-9]*.jsonl"))
-    return []
+    return sorted((state / "memory").glob("[0-9]*-[0-9]*-[0-9]*.jsonl"))
 
 
-def read(state: Path, seconds: float, now: float) -> list[Row]:
-    """The readings of the last `seconds`, in the order they were made; others' lines left out."""
-    found = []
+def read(state: Path, seconds: float, now: float) -> tuple[list[Row], int]:
+    """The readings of the last `seconds` in their order, and how many lines were none."""
+    found, skipped = [], 0
     for path in _days(state)[-math.ceil(seconds / 86400) - 1 :]:
         with contextlib.suppress(OSError):
-            found += [row for row in map(_object, path.read_bytes().split(b"\n")) if row]
-    return [row for row in found if _is_row(row) and row["time"] >= now - seconds]
+            for line in path.read_bytes().splitlines():
+                try:
+                    value = _object(line)
+                    points = list(_points(value))
+                    times = value["time"], value["used"] / value["limit"], value["swapped"] + 0
+                except (ValueError, TypeError, KeyError, RecursionError, ZeroDivisionError):
+                    skipped += bool(line.strip())
+                    continue
+                if times[0] >= now - seconds:
+                    found.append(value | {"points": points})
+    return found, skipped
 
 
-def _object(line: bytes) -> Row | None:
-    try:
-        value = json.loads(line, parse_constant=lambda _: None)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+def _object(line: bytes) -> Row:
+    value = json.loads(line, parse_constant=lambda name: [name])  # a NaN is no number here
+    if not isinstance(value, dict) or not math.isfinite(value["time"]):
+        raise TypeError
+    return value
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e18
+def _points(line: Row) -> Iterator[tuple[str, Point]]:
+    for name, pid, start, _processes, rss, *pss in line["programs"]:
+        age = line["uptime"] - start / proc.TICKS_PER_SECOND
+        proportional = pss[0] * 1024 if pss else None
+        yield name, Point(line["time"], line["boot_id"], pid, start, rss * 1024, age, proportional)
 
 
-def _is_row(row: Row) -> bool:
-    numbers = ("time", "uptime", "used", "limit", "swap", "swapped")
-    return (
-        all(_is_number(row.get(name)) for name in numbers)
-        and isinstance(row.get("boot_id"), str)
-        and isinstance(row.get("disks"), dict)
-        and isinstance(row.get("programs"), list)
-        and all(isinstance(each, list) and len(each) > 4 for each in row["programs"])
-        and all(map(_is_number, (each for item in row["programs"] for each in item[1:])))
-    )
-
-
-def series(rows: Iterable[Row]) -> Series:
-    """The readings of every program, by its name."""
+def series(readings: Iterable[Row]) -> Series:
+    """What `read` returned, as the readings of every program by its name."""
     found: Series = {}
-    for row in rows:
-        for name, pid, start, _processes, rss, *pss in row["programs"]:
-            age = row["uptime"] - start / proc.TICKS_PER_SECOND
-            proportional = pss[0] * 1024 if pss else None
-            point = Point(row["time"], row["boot_id"], pid, start, rss * 1024, age, proportional)
+    for reading in readings:
+        for name, point in reading["points"]:
             found.setdefault(name, []).append(point)
     return found
 
@@ -117,30 +164,31 @@ def parse(lines: Iterable[bytes]) -> tuple[Series, int]:
     found: Series = {}
     skipped = 0
     for line in lines:
-        if not line.strip():
-            continue
-        row = _object(line) or {}
-        if _is_point(row):
-            point = Point(*(row.get(name) for name in Point._fields))  # type: ignore[arg-type]
-            found.setdefault(row["name"], []).append(point)
-        else:
-            skipped += 1
+        try:
+            value = _object(line)
+            point = Point(
+                time=value["time"],
+                boot_id=str(value["boot_id"]),
+                pid=int(value["pid"]),
+                start_ticks=int(value["start_ticks"]),
+                rss_bytes=int(value["rss_bytes"]),
+                age_seconds=float(value["age_seconds"]),
+                pss_bytes=_optional(value.get("pss_bytes")),
+                limit_bytes=_optional(value.get("limit_bytes")),
+            )
+            found.setdefault(str(value["name"]), []).append(point)
+        except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
+            skipped += bool(line.strip())
     return found, skipped
 
 
-def _is_point(row: Row) -> bool:
-    names = isinstance(row.get("name"), str) and isinstance(row.get("boot_id"), str)
-    needed = [row.get(each) for each in ("time", "pid", "start_ticks", "rss_bytes", "age_seconds")]
-    optional = [row[each] for each in ("pss_bytes", "limit_bytes") if row.get(each) is not None]
-    return names and all(map(_is_number, needed + optional))
+def _optional(value: Any) -> int | None:
+    return None if value is None else int(value)
 
 
 def export(found: Series) -> Iterator[str]:
     """`found` as lines that `parse` reads, in the order of time."""
-    rows = sorted(
-        ((point, name) for name, points in found.items() for point in points),
-        key=lambda item: item[0].time,
-    )
-    for point, name in rows:
+    rows = [(point, name) for name, points in found.items() for point in points]
+    for point, name in sorted(rows, key=lambda item: item[0].time):
         known = {key: value for key, value in point._asdict().items() if value is not None}
         yield json.dumps({"name": name, **known}, ensure_ascii=False)
