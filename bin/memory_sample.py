@@ -1,39 +1,44 @@
 #!/usr/bin/env python3
-"""Take one reading of this host's memory and of its programs, for the history and the alerts.
+"""Take one reading of this host's memory and its programs: for the history, alerts and Prometheus.
 
 usage: memory_sample.py [--dry-run] [--json] [--proc-root DIR]
 
-Run it every five minutes. It alerts once when the memory or a disk stays over its level, when a
-task stays over its max_rss, when a leak reaches the limit within a week, and for every kill by
-the kernel's out-of-memory killer; and once when it is over. A terminal or -v shows:
+Run it every five minutes. It alerts once, and once when it is over: when the memory or a disk
+stays over its level, when a task stays over its max_rss, when a leak reaches the limit within a
+week. Every kill by the kernel's out-of-memory killer is reported. With --dry-run:
 
-    {sample}
+    memory 2.1% of 24 GiB in use, limit 80%
+    disk / 22.3% in use, limit 90%
 
 exit codes: 0 done, also over a level; 1 something could not be read or written; 2 usage or
 configuration; 4 another run is at it.
 """
 
+import contextlib
 import sys
 import time
 from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, config, files, leak, memory, metrics, programs, samples
+from upkeep import cli, config, files, leak, memory, metrics, samples
 from upkeep.alerts import Alerts
 from upkeep.config import Config
 from upkeep.errors import Exit
-from upkeep.units import format_duration, format_size
+from upkeep.samples import Reading, Row
+from upkeep.units import format_size
 
 EXAMPLES = """  memory_sample.py            # what cron runs every five minutes
   memory_sample.py --dry-run  # what would be stored, and which levels are passed?"""
 
 DETAILED = 30  # the largest programs, of which PSS and descriptors are read
-HOUR, WEEK = 3600.0, 7 * 86400.0
+HOUR, DAY = 3600.0, 86400.0
 CLEAR_BELOW = 0.05  # a disk is well again this far below its level
+
+Leaks = dict[str, leak.Verdict]
 
 
 class Level(NamedTuple):
@@ -55,7 +60,7 @@ def parser() -> ArgumentParser:
     return made
 
 
-def levels(settings: Config, reading: Reading, leaks: dict[str, leak.Verdict]) -> Iterator[Level]:
+def levels(settings: Config, reading: Reading, leaks: Leaks) -> Iterator[Level]:
     """Everything that has a limit, with its figure and the limit."""
     host, limits, count = reading.host, settings.host, settings.host.samples
     size, share = format_size(host.limit_bytes), host.used_share
@@ -69,8 +74,8 @@ def levels(settings: Config, reading: Reading, leaks: dict[str, leak.Verdict]) -
         yield Level(f"disk:{path}", text, over, clear, count)
     for name, found in leaks.items():
         left = found.time_to_limit_seconds
-        over = found.verdict == "leak" and left is not None and left < WEEK
-        yield Level(f"leak:{name}", f"{name}: {leak.describe(found)}", over, not over, 2)
+        over = found.verdict == "leak" and left is not None and left < 7 * DAY
+        yield Level(f"leak:{name}", f"{name}: {leak.describe(found._asdict())}", over, not over, 2)
 
 
 def count_on(counts: dict[str, int], found: Iterable[Level]) -> dict[str, int]:
@@ -94,16 +99,16 @@ def tell(alerts: Alerts, found: Iterable[Level], counts: dict[str, int]) -> None
             alerts.recovered(level.key, level.text)
 
 
-def fresh_oom_kills(host: Host, before: Row) -> int:
-    """Kills by the kernel since the last sample; `before` is the state that one left behind."""
-    if host.oom_kills is None or before.get("oom_kills") is None:
+def fresh_oom_kills(host: memory.Host, state: Row) -> int:
+    """Kills by the kernel since the last sample, which left `state` behind."""
+    if host.oom_kills is None or state.get("oom_kills") is None:
         return 0  # not counted by this kernel, or never looked at before
-    same_boot = before["boot_id"] == host.boot_id
-    return max(0, host.oom_kills - (before["oom_kills"] if same_boot else 0))
+    same_boot = state["boot_id"] == host.boot_id
+    return max(0, host.oom_kills - (state["oom_kills"] if same_boot else 0))
 
 
-def judge_all(settings: Config, reading: Reading) -> dict[str, leak.Verdict]:
-    """The verdict on every program that runs now."""
+def judge(settings: Config, reading: Reading) -> Leaks:
+    """The verdict on every program that runs."""
     rows, _skipped = samples.read(settings.state, leak.WINDOW_SECONDS, reading.time)
     limits = leak.limits(settings, reading)
     return {
@@ -113,61 +118,103 @@ def judge_all(settings: Config, reading: Reading) -> dict[str, leak.Verdict]:
     }
 
 
-def families(reading: Reading, leaks: dict[str, leak.Verdict]) -> list[metrics.Family]:
+def families(reading: Reading, directories: dict[str, int], leaks: Leaks) -> list[metrics.Family]:
     """The figures for Prometheus. No PID and no command line becomes a label."""
-    kept, host = reading.kept, reading.host
-    def of_groups(name: str, doc: str, values: Iterable[float | None]) -> metrics.Family:
-        found = [({"group": each.name}, value) for each, value in zip(kept, values, strict=True)]
-        return name, "gauge", doc, [(labels, value) for labels, value in found if value is not None]
+    host, process = reading.host, "upkeep_process"
+    verdicts = [leaks.get(each.name, leak.Verdict("too_short")) for each in reading.kept]
+    slopes = [(each.growth_bytes_per_day or 0) / DAY for each in verdicts]
 
-    verdicts = [leaks.get(each.name, leak.Verdict("too_short")) for each in kept]
-    grown = [each.growth_bytes_per_day for each in verdicts]
-    slopes = [None if each is None else each / 86400 for each in grown]
-    paths = [({"path": path}, float(size)) for path, size in reading.directories.items()]
-    kills = [] if host.oom_kills is None else [({}, float(host.oom_kills))]
-    head = "upkeep_process"
-    return [
-        ("upkeep_memory_limit_bytes", "gauge", "RAM or control group limit.", [({}, host.limit_bytes)]),
-        ("upkeep_memory_available_bytes", "gauge", "What programs may still get.", [({}, host.available_bytes)]),
-        ("upkeep_oom_kills_total", "counter", "Kills by the kernel since boot.", kills),
-        ("upkeep_directory_size_bytes", "gauge", "Size of a data directory.", paths),
-        ("upkeep_last_success_timestamp_seconds", "gauge", "When the script last did its work.",
-         [({"script": "memory_sample"}, reading.time)]),
-        of_groups(f"{head}es", "Processes of the program.", [len(each.pids) for each in kept]),
-        of_groups(f"{head}_resident_memory_bytes", "RSS.", [each.rss_bytes for each in kept]),
-        of_groups(f"{head}_proportional_memory_bytes", "PSS.", [each.pss_bytes for each in kept]),
-        of_groups(f"{head}_open_fds", "Descriptors.", [each.fds for each in kept]),
-        of_groups(f"{head}_memory_growth_bytes_per_second", "Trend.", slopes),
-        of_groups(f"{head}_leak_suspected", "1 for a leak.", [each.verdict == "leak" for each in verdicts]),
-    ]
+    def by_name(values: Iterable[float | None]) -> metrics.Values:
+        groups = [{"group": each.name} for each in reading.kept]
+        pairs = zip(groups, values, strict=True)
+        return [(group, value) for group, value in pairs if value is not None]
+
+    gauges: dict[str, tuple[str, metrics.Values]] = {
+        "upkeep_memory_limit_bytes": ("RAM or a lower cgroup limit.", [({}, host.limit_bytes)]),
+        "upkeep_memory_available_bytes": ("Still to be had.", [({}, host.available_bytes)]),
+        "upkeep_directory_size_bytes": (
+            "Size on disk.",
+            [({"path": path}, size) for path, size in directories.items()],
+        ),
+        "upkeep_last_success_timestamp_seconds": (
+            "When the script last did its work.",
+            [({"script": "memory_sample"}, reading.time)],
+        ),
+        f"{process}es": ("Processes.", by_name(len(each.pids) for each in reading.kept)),
+        f"{process}_resident_memory_bytes": ("RSS.", by_name(e.rss_bytes for e in reading.kept)),
+        f"{process}_proportional_memory_bytes": (
+            "PSS.",
+            by_name(e.pss_bytes for e in reading.kept),
+        ),
+        f"{process}_open_fds": ("Descriptors.", by_name(each.fds for each in reading.kept)),
+        f"{process}_memory_growth_bytes_per_second": ("Slope of its floor.", by_name(slopes)),
+        f"{process}_leak_suspected": (
+            "1: it leaks.",
+            by_name(e.verdict == "leak" for e in verdicts),
+        ),
+    }
+    kills: metrics.Values = [({}, host.oom_kills)] if host.oom_kills is not None else []
+    made = [(name, "gauge", doc, values) for name, (doc, values) in gauges.items()]
+    return [*made, ("upkeep_oom_kills_total", "counter", "Kernel kills since boot.", kills)]
 
 
-def store(settings: Config, reading: Reading, leaks: dict[str, leak.Verdict], state: Row) -> int:
-    """Write history, state and metrics. What cannot be written is a warning; returns the status."""
-    status = Exit.DONE
-    file = settings.prometheus and settings.prometheus / "upkeep_memory.prom"
-    for write in (
-        lambda: samples.append(settings.state, reading.line()),
-        lambda: files.write_state(settings.state / STATE, state),
-        lambda: metrics.write(file, families(reading, leaks)) if file else None,
-    ):
-        try:
-            write()
-        except OSError as error:
-            cli.warn(f"{error.filename}: cannot be written: {error.strerror}")
-            status = Exit.PROBLEM
-    return status
+def attempt(write: Callable[[], None]) -> int:
+    """Write something; what cannot be written is a warning. Returns the exit status."""
+    try:
+        write()
+    except OSError as error:
+        cli.warn(f"{error.filename}: cannot be written: {error.strerror}")
+        return Exit.PROBLEM
+    return Exit.DONE
+
+
+def sample(settings: Config, reading: Reading, alerts: Alerts | None) -> tuple[list[Level], int]:
+    """Compare, alert and store; without `alerts` only compare. Returns levels and exit status."""
+    file = settings.state / "memory" / "state.json"
+    state = files.read_state(file)
+    fresh: Leaks = {}
+    if not 0 <= reading.time - state.get("measured_at", -HOUR) < HOUR:
+        state["measured_at"] = reading.time
+        state["directories"] = memory.directory_sizes(settings.host.data_dirs)
+        reading.directories = state["directories"]
+        fresh = judge(settings, reading)
+        state["leaks"] = {name: list(each) for name, each in fresh.items()}
+    found = list(levels(settings, reading, fresh))
+    if alerts is None:
+        return found, Exit.DONE
+    state["counts"] = count_on(state.get("counts", {}), found)
+    tell(alerts, found, state["counts"])
+    kills = fresh_oom_kills(reading.host, state)
+    if kills:
+        alerts.inform(f"out of memory: the kernel killed {kills} process(es)", level="critical")
+    state |= {"boot_id": reading.host.boot_id, "oom_kills": reading.host.oom_kills}
+    status = attempt(lambda: samples.append(settings.state, reading.line()))
+    status |= attempt(lambda: files.write_state(file, state))
+    if settings.prometheus:
+        leaks = {name: leak.Verdict(*each) for name, each in state["leaks"].items()}
+        made = families(reading, state["directories"], leaks)
+        path = settings.prometheus / "upkeep_memory.prom"
+        status |= attempt(lambda: metrics.write(path, made))
+    return found, status
 
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> int:
     """Take one sample. Returns the exit status."""
     options = parser().parse_args(argv)
-    settings, now = config.load(options.config), time.time()
-    reading = samples.take(settings, options.proc_root, now, DETAILED)
-    state = files.read_state(settings.state / STATE)
-    leaks = {}
-    ...
+    settings = config.load(options.config)
+    reading = samples.take(settings, options.proc_root, time.time(), DETAILED)
+    with contextlib.ExitStack() as stack:
+        alerts = None if options.dry_run else stack.enter_context(Alerts(settings))
+        if alerts:
+            attempt(lambda: stack.enter_context(files.lock(settings.state / "lock/memory.lock")))
+        found, status = sample(settings, reading, alerts)
+    if options.json:
+        over = [level.text for level in found if level.over]
+        cli.print_json({**reading.line(), "over": over})
+    elif options.dry_run or options.verbose or sys.stdout.isatty():
+        print("\n".join(("over: " if level.over else "") + level.text for level in found))
+    return status
 
 
 if __name__ == "__main__":

@@ -82,14 +82,14 @@ class Alerts:
         with self._episodes() as episodes:
             episodes.pop(key, None)
 
-    def inform(self, title: str, body: str = "", level: str = "info") -> None:
-        """Send a message that belongs to no episode."""
-        self._tell(title, body, level)
+    def inform(self, title: str, body: str = "", level: str = "info", kind: str = "") -> None:
+        """Send a message that belongs to no episode; with kind "pre" its body keeps its columns."""
+        self._tell(title, body, level, kind)
 
     def _episodes(self) -> "_Episodes":
         return _Episodes(self._config)
 
-    def _tell(self, title: str, body: str, level: str) -> None:
+    def _tell(self, title: str, body: str, level: str, kind: str = "") -> None:
         cli.log(self._config, f"alert ({level}): {title}" + (f": {body}" if body else ""))
         try:
             self._account = self._account or account(self._config)
@@ -98,7 +98,7 @@ class Alerts:
         if not self._account or not self._account.chats:
             cli.warn(f"{title}: {body}" if body else title)
             return
-        rich = message.report(title, message.whole(body))
+        rich = message.report(title, message.whole(body, kind))
         ttl = self._config.telegram.expire_after
         post = Post(self._config, self._account)
         for letter in letters(rich, self._account.chats, Letter("", "", level=level, ttl=ttl)):

@@ -34,6 +34,7 @@ class Config:
 
     file: Path | None
     state: Path
+    prometheus: Path | None = None
     telegram: TelegramSettings = field(default_factory=TelegramSettings)
     jobs: JobSettings = field(default_factory=JobSettings)
     host: HostSettings = field(default_factory=HostSettings)
@@ -94,6 +95,7 @@ def parse(document: dict[str, Any], file: Path) -> Config:
     return Config(
         file=file,
         state=state,
+        prometheus=paths.prometheus,
         telegram=_table(TelegramSettings, document.get("telegram", {}), file, "telegram"),
         jobs=_table(JobSettings, document.get("jobs", {}), file, "jobs"),
         host=_table(HostSettings, document.get("host", {}), file, "host"),

@@ -10,7 +10,7 @@ nor ever more slowly, as a cache that fills or a process that warms up does.
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from upkeep.config import Config
 from upkeep.samples import Point, Reading
@@ -75,13 +75,14 @@ def judge(points: Sequence[Point], limit_bytes: float | None, now: float) -> Ver
     return verdict._replace(time_to_limit_seconds=max(0.0, left))
 
 
-def describe(verdict: Verdict) -> str:
-    """A verdict for people: "leak, 12 MiB a day, at its limit in 3 d 4 h"."""
-    words = [verdict.verdict.replace("_", " ")]
-    if verdict.severity >= 4 and verdict.growth_bytes_per_day:
-        words.append(f"{format_size(verdict.growth_bytes_per_day)} a day")
-    if verdict.time_to_limit_seconds is not None:
-        words.append(f"at its limit in {format_duration(verdict.time_to_limit_seconds)}")
+def describe(verdict: dict[str, Any]) -> str:
+    """A verdict (its _asdict) for people: "leak, 12 MiB a day, at its limit in 3 d 4 h"."""
+    words = [verdict["verdict"].replace("_", " ")]
+    growth, left = verdict["growth_bytes_per_day"], verdict["time_to_limit_seconds"]
+    if verdict["verdict"] in ("leak", "growing") and growth:
+        words.append(f"{format_size(growth)} a day")
+    if left is not None:
+        words.append(f"at its limit in {format_duration(left)}")
     return ", ".join(words)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from upkeep import files
 
-Family = tuple[str, str, str, Sequence[tuple[dict[str, str], float]]]
-"""(name, type, help, [(labels, value), ...]); one without values is left out."""
+Values = Sequence[tuple[dict[str, str], float]]  # labels and value
+Family = tuple[str, str, str, Values]  # name, type, help; one without values is left out
 
 
 def render(families: Iterable[Family]) -> str:

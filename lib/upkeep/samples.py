@@ -6,7 +6,6 @@ A line is {"time", "boot_id", "uptime", "used", "limit", "swap", "swapped", "oom
 "dirs" is there about once an hour; the PSS is left out where it is not known.
 """
 
-import contextlib
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -122,18 +121,21 @@ def read(state: Path, seconds: float, now: float) -> tuple[list[Row], int]:
     """The readings of the last `seconds` in their order, and how many lines were none."""
     found, skipped = [], 0
     for path in _days(state)[-math.ceil(seconds / 86400) - 1 :]:
-        with contextlib.suppress(OSError):
-            for line in path.read_bytes().splitlines():
-                try:
-                    value = _object(line)
-                    points = list(_points(value))
-                    times = value["time"], value["used"] / value["limit"], value["swapped"] + 0
-                except (ValueError, TypeError, KeyError, RecursionError, ZeroDivisionError):
-                    skipped += bool(line.strip())
-                    continue
-                if times[0] >= now - seconds:
-                    found.append(value | {"points": points})
+        for line in path.read_bytes().splitlines():
+            try:
+                value = with_points(_object(line))
+            except (ValueError, TypeError, KeyError, RecursionError):
+                skipped += bool(line.strip())
+                continue
+            if value["time"] >= now - seconds:
+                found.append(value)
     return found, skipped
+
+
+def with_points(line: Row) -> Row:
+    """`line` with its programs as "points": [(name, Point), ...]. Raises for a foreign line."""
+    line["uptime"] + line["swapped"] + len(line["disks"]) + len(line.get("dirs", {}))
+    return line | {"points": list(_points(line))}
 
 
 def _object(line: bytes) -> Row:

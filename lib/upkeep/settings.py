@@ -151,6 +151,11 @@ def absolute(value: Any) -> Path:
     return Path(value)
 
 
+def absolute_or_none(value: Any) -> Path | None:
+    """An absolute path; "" is none."""
+    return absolute(value) if text(value) else None
+
+
 def absolutes(value: Any) -> tuple[Path, ...]:
     """A list of absolute paths."""
     return tuple(absolute(each) for each in words(value))
@@ -257,6 +262,11 @@ class PathSettings:
         path,
         "The state directory, relative to this file. Default: var beside upkeep.toml,"
         " /var/lib/upkeep for /etc/upkeep, ~/.local/state/upkeep where neither can be written.",
+        None,
+    )
+    prometheus: Path | None = key(
+        absolute_or_none,
+        "The directory of node_exporter's textfile collector; none by default.",
         None,
     )
 
