@@ -3,7 +3,17 @@
 
 usage: memory_report.py [--since 3d] [--top N] [--json | --html FILE | --export FILE] [--telegram]
 
-{sample}
+    PROBLEM: trader.py: leak, 48 MiB a day, at its limit in 2 d 6 h
+
+    swap: 120 MiB of 512 MiB used, moving 0 B/s
+    pressure: 0.0 % of a minute stalled
+    kills for want of memory: 0 since boot, 9 d 3 h ago
+    disk /: 9.1 GiB used, 28 GiB free, full in 61 days
+
+    PROGRAM       N      RSS      PSS  24H  TREND   LAST
+    trader.py     1  192 MiB  188 MiB    0  leak    ▂▂▃▄▄▅▅▆▇█
+    shop:app      5  160 MiB   74 MiB    0  steady  ▇▇█▇▇▇▇█▇▇
+    PSS known for 6 of 97 processes
 
 exit codes: 0 reported, whatever was found; 1 something could not be read or written; 2 usage or
 configuration.
@@ -171,7 +181,9 @@ def write(file: str, content: str) -> None:
         print(content, end="")
         return
     try:
-        files.atomic_write(Path(file).absolute(), content.encode(), 0o644)
+        files.atomic_write(
+            Path(file).absolute(), content.encode("utf-8", "backslashreplace"), 0o644
+        )
     except OSError as error:
         raise OperatorError(f"{file}: cannot be written: {error.strerror}") from None
 

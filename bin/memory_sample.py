@@ -15,6 +15,7 @@ configuration; 4 another run is at it.
 """
 
 import contextlib
+import re
 import sys
 import time
 from argparse import ArgumentParser
@@ -72,6 +73,14 @@ def levels(settings: Config, reading: Reading, leaks: Leaks) -> Iterator[Level]:
         text = f"disk {path} {share:.1%} in use, limit {limits.disk_alert:.0%}"
         over, clear = share > limits.disk_alert, share < limits.disk_alert - CLEAR_BELOW
         yield Level(f"disk:{path}", text, over, clear, count)
+    for each in reading.programs:
+        task = settings.tasks.get(each.name)
+        if task and task.max_rss:
+            used_bytes = each.pss_bytes or each.rss_bytes
+            limit = format_size(task.max_rss)
+            text = f"{each.name} {format_size(used_bytes)} in use, limit {limit}"
+            over = used_bytes > task.max_rss
+            yield Level(f"task:{each.name}:memory", text, over, not over, task.max_rss_samples)
     for name, found in leaks.items():
         left = found.time_to_limit_seconds
         over = found.verdict == "leak" and left is not None and left < 7 * DAY
@@ -105,6 +114,15 @@ def fresh_oom_kills(host: memory.Host, state: Row) -> int:
         return 0  # not counted by this kernel, or never looked at before
     same_boot = state["boot_id"] == host.boot_id
     return max(0, host.oom_kills - (state["oom_kills"] if same_boot else 0))
+
+
+def victims(since: float) -> str:
+    """Whom the kernel's log names since that uptime; not every kill is logged."""
+    from upkeep import death
+
+    lines = [line for when, line in death.kernel_log() or [] if when >= since]
+    found = re.findall(r"Killed process (\d+) \((.*?)\)", "\n".join(lines))
+    return ", ".join(f"{name} (pid {pid})" for pid, name in found) or "which one is not known"
 
 
 def judge(settings: Config, reading: Reading) -> Leaks:
@@ -158,12 +176,12 @@ def families(reading: Reading, directories: dict[str, int], leaks: Leaks) -> lis
     return [*made, ("upkeep_oom_kills_total", "counter", "Kernel kills since boot.", kills)]
 
 
-def attempt(write: Callable[[], None]) -> int:
-    """Write something; what cannot be written is a warning. Returns the exit status."""
+def attempt(action: Callable[[], object]) -> int:
+    """Read or write; what cannot be done is a warning. Returns the exit status."""
     try:
-        write()
+        action()
     except OSError as error:
-        cli.warn(f"{error.filename}: cannot be written: {error.strerror}")
+        cli.warn(f"{error.filename}: {error.strerror}")
         return Exit.PROBLEM
     return Exit.DONE
 
@@ -171,7 +189,8 @@ def attempt(write: Callable[[], None]) -> int:
 def sample(settings: Config, reading: Reading, alerts: Alerts | None) -> tuple[list[Level], int]:
     """Compare, alert and store; without `alerts` only compare. Returns levels and exit status."""
     file = settings.state / "memory" / "state.json"
-    state = files.read_state(file)
+    state: Row = {}
+    status = attempt(lambda: state.update(files.read_state(file)))
     fresh: Leaks = {}
     if not 0 <= reading.time - state.get("measured_at", -HOUR) < HOUR:
         state["measured_at"] = reading.time
@@ -181,14 +200,16 @@ def sample(settings: Config, reading: Reading, alerts: Alerts | None) -> tuple[l
         state["leaks"] = {name: list(each) for name, each in fresh.items()}
     found = list(levels(settings, reading, fresh))
     if alerts is None:
-        return found, Exit.DONE
+        return found, status
     state["counts"] = count_on(state.get("counts", {}), found)
     tell(alerts, found, state["counts"])
     kills = fresh_oom_kills(reading.host, state)
     if kills:
-        alerts.inform(f"out of memory: the kernel killed {kills} process(es)", level="critical")
-    state |= {"boot_id": reading.host.boot_id, "oom_kills": reading.host.oom_kills}
-    status = attempt(lambda: samples.append(settings.state, reading.line()))
+        title = f"out of memory: the kernel killed {kills} process(es)"
+        alerts.inform(title, victims(state["uptime"]), level="critical")
+    host = reading.host
+    state |= {"boot_id": host.boot_id, "uptime": host.uptime_seconds, "oom_kills": host.oom_kills}
+    status |= attempt(lambda: samples.append(settings.state, reading.line()))
     status |= attempt(lambda: files.write_state(file, state))
     if settings.prometheus:
         leaks = {name: leak.Verdict(*each) for name, each in state["leaks"].items()}

@@ -62,10 +62,11 @@ def start(*command: str, cwd: Path) -> subprocess.Popen[str]:
     return child
 
 
-def by_name(
-    root: str = "/proc", tasks: dict[int, str] | None = None
-) -> dict[str, programs.Program]:
-    return {each.name: each for each in programs.collect(root, tasks or {})}
+NO_TASKS = config.Config(file=None, state=Path("/nonexistent"))
+
+
+def by_name(settings: config.Config = NO_TASKS) -> dict[str, programs.Program]:
+    return {each.name: each for each in programs.collect("/proc", settings, proc.boot_id())}
 
 
 BODY = "import sys; print('up', flush=True); sys.stdin.read()"
@@ -85,10 +86,10 @@ def test_workers_of_one_script_are_one_row_and_two_scripts_are_two(home: Path) -
     (home / "bot-é-1.py").write_text(BODY)
     (home / "bot2.py").write_text(FORKS)
     children = [start("-u", "bot-é-1.py", cwd=home), start(str(home / "bot2.py"), cwd=home)]
-    found = wait_until(lambda: (now := by_name())["bot2.py"].pids[3:] and now)
+    found = wait_until(lambda: len((now := by_name())["bot2.py"].pids) > 3 and now)
     assert len(found["bot-é-1.py"].pids) == 1
     bot2 = found["bot2.py"]
-    assert len(bot2.pids) == 4 and bot2.leader.pid == children[1].pid
+    assert len(bot2.pids) == 4 and bot2.leader and bot2.leader.pid == children[1].pid
     assert bot2.rss_bytes > 4 << 20
     assert not any(name.startswith("python") and "bot" in name for name in found)
     for child in children:
@@ -129,15 +130,24 @@ def test_a_task_is_one_row_with_all_its_descendants_whatever_they_run(home: Path
     boot = proc.boot_id()
     identity = {"boot_id": boot, "pid": child.pid, "start_ticks": stat.start_ticks}
     record.write_text(json.dumps(identity))
-    tasks = programs.running_tasks(settings, boot, "/proc")
-    assert tasks == {child.pid: "night"}
-    found = by_name(tasks=tasks)
+    found = by_name(settings)
     assert len(found["night"].pids) == 2 and found["night"].task
+    assert found["gone"].task and not found["gone"].pids and found["gone"].leader is None
     for wrong in ({"start_ticks": 1}, {"boot_id": "other"}, {"pid": None}):
         record.write_text(json.dumps(identity | wrong))
-        assert programs.running_tasks(settings, boot, "/proc") == {}
+        assert not by_name(settings)["night"].pids
     for pid in found["night"].pids:
         os.kill(pid, 9)
+    child.communicate()
+
+
+def test_another_program_with_the_name_of_a_task_is_not_mixed_up_with_it(home: Path) -> None:
+    (home / "night").write_text(BODY)
+    child = start(str(home / "night"), cwd=home)
+    (home / "upkeep.toml").write_text('[task.night]\ncommand = ["true"]\n')
+    found = by_name(config.load(str(home / "upkeep.toml")))
+    assert not found["night"].pids
+    assert list(found["night (no task)"].pids) == [child.pid]
     child.communicate()
 
 
@@ -160,6 +170,7 @@ def test_pss_and_descriptors_are_those_of_the_kernel_and_large_processes_are_spa
     assert fat.pss_bytes and 30 << 20 < fat.pss_bytes <= fat.rss_bytes
     assert fat.fds == len(os.listdir(f"/proc/{child.pid}/fd"))
     monkeypatch.setattr(programs, "PSS_MAX_RSS", 20 << 20)
+    fat = by_name()["fat.py"]
     programs.read_details([fat], "/proc")
     assert fat.pss_bytes is None and fat.fds
     child.communicate()
