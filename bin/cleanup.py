@@ -35,9 +35,9 @@ from upkeep import CHECKOUT, cli, config, files, tree, units
 from upkeep.alerts import Alerts
 from upkeep.errors import Exit, OperatorError
 from upkeep.openfiles import LeftAloneError
-from upkeep.selection import brake, clock_brake, freeable
+from upkeep.selection import brake, clock_brake
 from upkeep.settings import CleanupSettings
-from upkeep.sweep import Item, Report, Sweep, carry_out
+from upkeep.sweep import Done, Item, Report, Sweep
 from upkeep.text import printable
 
 EXAMPLES = """\
@@ -123,7 +123,7 @@ def sweep(work: Sweep, args: argparse.Namespace, last: Memory) -> Report:
             return trial
     report = Report(work.rule.name)
     for item in work.plan(selected, report):
-        attempt(item, report, args)
+        attempt(work, item, report, args.json)
     if args.dry_run and not args.force:
         report.refused = held_back(report, report.done.total(), work.now, last)
     elif work.rule.remove_empty_dirs and not args.dry_run:
@@ -142,28 +142,32 @@ def held_back(report: Report, taken: int, now: float, last: Memory) -> str:
     return why and f"{why}; nothing was done; --force overrides"
 
 
-def attempt(item: Item, report: Report, args: argparse.Namespace) -> None:
+def attempt(work: Sweep, item: Item, report: Report, as_json: bool) -> None:
     """Do one step of the plan, or show it; what goes wrong with a file concerns that file only."""
     try:
-        freed = freeable(item.found) if args.dry_run else carry_out(item)
+        done = work.carry_out(item)
     except LeftAloneError as error:
         report.trouble(item.found.path, str(error), False)
     except OSError as error:
         report.trouble(item.found.path, str(error.strerror), True)
     else:
-        report.add(item, freed)
-        if args.dry_run:
-            show(item, freed, report, args.json)
+        report.add(item, done)
+        if work.dry_run and (done.pruned_records or item.action != "prune"):
+            show(item, done, report, as_json)
 
 
-def show(item: Item, freed: int, report: Report, as_json: bool) -> None:
+def show(item: Item, done: Done, report: Report, as_json: bool) -> None:
     """Print a step of the plan, or keep it for --json."""
+    size, records = done.freed_bytes, done.pruned_records
     if as_json:
         step = {"path": item.found.path, "action": item.action, "reason": item.why}
-        report.plan.append({**step, "freed_bytes": freed})
-    else:
-        shown = printable(item.found.path)
-        print(f"{item.action} {shown} ({units.format_size(freed)}; {item.why})")
+        report.plan.append({**step, "freed_bytes": size, "pruned_records": records})
+        return
+    what = f"{records} records, " if records else ""
+    size = size or item.found.info.st_size  # what an archive will free is not known yet
+    print(
+        f"{item.action} {printable(item.found.path)} ({what}{units.format_size(size)}; {item.why})"
+    )
 
 
 def run_rules(
@@ -179,7 +183,7 @@ def run_rules(
         last = {"deleted": known.get(identity, 0)}
         if "time" in memory:
             last["time"] = memory["time"]
-        report = sweep(Sweep(rule, now, stop), args, last)
+        report = sweep(Sweep(rule, now, stop, args.dry_run), args, last)
         if not report.refused:
             known[identity] = report.done["delete"]
         reports.append(report)

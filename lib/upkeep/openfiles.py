@@ -77,7 +77,7 @@ def describe(found: Iterable[Writer]) -> str:
 def lease(fd: int, kind: int = fcntl.F_RDLCK) -> bool | None:
     """Take a lease on `fd`: True granted, False somebody has it open, None not possible here.
 
-    The wish of another process to open the file is told by SIGURG, which is ignored by default.
+    That another process waits to open the file is told by SIGURG, which is ignored by default.
     """
     try:
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
@@ -87,35 +87,44 @@ def lease(fd: int, kind: int = fcntl.F_RDLCK) -> bool | None:
     return True
 
 
-def lease_wanted(fd: int) -> bool:
-    """Whether somebody waits to open the file that `fd` holds a lease of, or it was taken away."""
-    return fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_UNLCK
-
-
 class LeftAloneError(Exception):
     """A file is not touched, for the reason that this says; nothing is wrong."""
 
 
-def claim(directory: int, name: str, info: os.stat_result) -> int:
-    """Open the file that `info` was about for reading, and hold its lease where that is possible.
+class Claim:
+    """A file that nobody writes, opened for reading (`fd`), with its lease where that is possible.
 
-    Raises LeftAloneError when somebody writes it or it is another one by now, and OSError.
+    Use it in a with block. Raises LeftAloneError when somebody writes the file or it is no longer
+    the one that `info` was about, and OSError.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    fd = os.open(name, flags, dir_fd=directory)
-    try:
-        granted = lease(fd)
-        found = [] if granted else writers(info, 0.0 if granted is False else _SCAN_SECONDS)
-        if found or granted is False:
-            raise LeftAloneError(describe(found))
-        if state(os.fstat(fd)) != state(info):
+
+    def __init__(self, directory: int, name: str, info: os.stat_result) -> None:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        self._info = info
+        self.fd = os.open(name, flags, dir_fd=directory)
+        try:
+            self._leased = lease(self.fd)
+            found = [] if self._leased else writers(info, 0.0)
+            if found or self._leased is False:
+                raise LeftAloneError(describe(found))
+            self.check()
+        except BaseException:
+            os.close(self.fd)
+            raise
+
+    def __enter__(self) -> "Claim":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+
+    def check(self) -> None:
+        """Raise LeftAloneError when the file was changed, or somebody waits to open it."""
+        if self._leased and fcntl.fcntl(self.fd, fcntl.F_GETLEASE) == fcntl.F_UNLCK:
+            raise LeftAloneError("another program opens it for writing")
+        if _state(os.fstat(self.fd)) != _state(self._info):
             raise LeftAloneError("changed meanwhile")
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
 
 
-def state(info: os.stat_result) -> tuple[int, ...]:
-    """What differs when a file was replaced or written."""
+def _state(info: os.stat_result) -> tuple[int, ...]:
     return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns

@@ -56,9 +56,14 @@ def freeable(found: Found) -> int:
 
 
 def over_limit(rule: CleanupSettings, found: Found, when: float, now: float) -> str | None:
-    """Why the file goes by `older_than` and `larger_than`; with both given, both must hold."""
+    """Why the file goes by `older_than` and `larger_than`; with both given, both must hold.
+
+    A file to be pruned has no age of its own: its records have.
+    """
     reasons = []
-    if rule.older_than is not None:
+    if rule.older_than is not None and rule.action == "prune":
+        reasons.append(f"records older than {rule.older_than / DAY:g} d")
+    elif rule.older_than is not None:
         if not now - when > rule.older_than:
             return None
         reasons.append(f"{rule.age} {(now - when) / DAY:.1f} d > {rule.older_than / DAY:g} d")

@@ -378,10 +378,18 @@ class CleanupSettings:
     exclude: tuple[str, ...] = key(words, "Globs of files that stay.", ())
     older_than: float | None = key(duration, "Age from which a file goes.", None)
     age: str = key(
-        choice("mtime", "name"),
-        'What an age is taken from: "mtime", or "name" (a date in the file name).',
+        choice("mtime", "name", "records"),
+        'What an age is taken from: "mtime", "name" (a date in the file name) or "records"'
+        " (the newest time inside).",
         "mtime",
     )
+    action: str = key(
+        choice("delete", "compress", "truncate", "prune"),
+        'What is done: "delete", "compress" (to NAME.gz), "truncate" (drop all lines) or "prune"'
+        " (drop the records that are older).",
+        "delete",
+    )
+    timestamp_field: str = key(text, "The key of the time in a record.", "timestamp")
     larger_than: int | None = key(size_or_none, "Only files larger than that.", None)
     keep_newest: int = key(
         integer(0, 1_000_000), "Files kept of each group (a directory, a name without its date).", 0
@@ -401,6 +409,10 @@ class CleanupSettings:
         limits = (self.older_than, self.larger_than, self.max_total, self.min_free)
         if all(limit is None for limit in limits):
             raise ValueError("expected a limit: older_than, larger_than, max_total or min_free")
+        if self.action == "prune" and self.older_than is None:
+            raise ValueError('expected older_than beside action = "prune"')
+        if self.action != "delete" and (self.max_total, self.min_free) != (None, None):
+            raise ValueError('expected action = "delete" beside max_total and min_free')
         wide = [glob for glob in self.match if not set(glob) - set("*?/")]
         if wide and not self.allow_all:
             raise ValueError(f'expected allow_all = true beside match = ["{wide[0]}"]')

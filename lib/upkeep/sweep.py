@@ -6,7 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from upkeep import openfiles, selection, timestamps, tree, units
+from upkeep import openfiles, scratch, selection, timestamps, tree, units
+from upkeep.compress import compress
+from upkeep.inplace import truncate
+from upkeep.openfiles import LeftAloneError
+from upkeep.prune import newest_record, prune
 from upkeep.selection import DAY, Selection
 from upkeep.settings import CleanupSettings
 from upkeep.text import printable
@@ -26,6 +30,8 @@ class Report:
     matched: int = 0
     done: Counter[str] = field(default_factory=Counter)
     freed_bytes: int = 0
+    pruned_records: int = 0
+    kept_malformed: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
     ages: Counter[int] = field(default_factory=Counter)
@@ -46,10 +52,14 @@ class Report:
         self.ages[days] += 1
         self.age_bytes[days] += found.info.st_blocks * 512
 
-    def add(self, item: "Item", freed: int) -> None:
+    def add(self, item: "Item", done: "Done") -> None:
         """Note a step that was done."""
+        self.kept_malformed += done.kept_malformed
+        if item.action == "prune" and not done.pruned_records:
+            return
         self.done[item.action] += 1
-        self.freed_bytes += freed
+        self.pruned_records += done.pruned_records
+        self.freed_bytes += done.freed_bytes
         self.folders.add(item.found.folder)
 
     @property
@@ -69,6 +79,11 @@ class Report:
             "reason": self.refused or self.unreached,
             "matched": self.matched,
             "deleted": self.done["delete"],
+            "compressed": self.done["compress"],
+            "truncated": self.done["truncate"],
+            "pruned": self.done["prune"],
+            "pruned_records": self.pruned_records,
+            "kept_malformed": self.kept_malformed,
             "freed_bytes": self.freed_bytes,
             "skipped": [{"path": path, "reason": reason} for path, reason in self.skipped],
             "errors": [{"path": path, "reason": reason} for path, reason in self.errors],
@@ -102,6 +117,14 @@ def _shortened(what: str, rows: list[tuple[str, str]]) -> Iterator[str]:
         yield f"{what}: {len(rows) - _MOST_SHOWN} more"
 
 
+class Done(NamedTuple):
+    """What one step did."""
+
+    freed_bytes: int
+    pruned_records: int = 0
+    kept_malformed: int = 0
+
+
 class Item(NamedTuple):
     """One step of the plan."""
 
@@ -117,6 +140,8 @@ class Sweep:
     rule: CleanupSettings
     now: float
     stopped: Callable[[], bool]
+    dry_run: bool
+    _newest: dict[tuple[int, ...], float | None] = field(default_factory=dict)
 
     @property
     def roots(self) -> list[str]:
@@ -131,22 +156,41 @@ class Sweep:
         exclude = selection.Globs(self.rule.exclude, whole_trees=True)
 
         def wanted(folder: str, name: str) -> bool:
+            if name.endswith(scratch.ENDING):
+                return scratch.is_leftover(name)
             return match.match(folder, name) and not exclude.match(folder, name)
 
         for root in self.roots:
             try:
                 for found in tree.walk(root, wanted, report.trouble, self.stopped):
-                    when = self._time_of(found)
+                    when = self._time_of(found, report)
                     if when is not None:
                         report.count(found, when, self.now)
                         yield found, when
             except OSError as error:
                 report.trouble(root, str(error.strerror), True)
 
-    def _time_of(self, found: Found) -> float | None:
-        if self.rule.age == "name":
+    def _time_of(self, found: Found, report: Report) -> float | None:
+        """When the file is from, after the rule's `age`; None when that can't be told."""
+        rule = self.rule
+        if scratch.is_leftover(found.name):
+            if not self.dry_run:
+                scratch.remove_leftover(found.directory, found.name)
+            return None
+        if rule.age == "mtime" or rule.action == "prune":
+            return found.info.st_mtime
+        if rule.age == "name":
             return timestamps.name_date(found.name)
-        return found.info.st_mtime
+        key = (found.info.st_dev, found.info.st_ino, found.info.st_size, found.info.st_mtime_ns)
+        if key not in self._newest:
+            try:
+                limit = rule.min_age if rule.older_than is None else rule.older_than
+                self._newest[key] = newest_record(found, rule.timestamp_field, self.now - limit)
+            except (OSError, LeftAloneError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                report.trouble(found.path, reason, isinstance(error, OSError))
+                return None
+        return self._newest[key]
 
     def select(self) -> Selection:
         """What must be known of all files before the first one is chosen."""
@@ -176,18 +220,23 @@ class Sweep:
             if not why:
                 continue
             writers = openfiles.writers(found.info)
-            if writers:
+            if writers and self.rule.action in ("delete", "compress"):
                 report.trouble(found.path, openfiles.describe(writers), False)
                 continue
-            yield Item(found, "delete", why)
+            yield Item(found, self.rule.action, why)
 
-
-def carry_out(item: Item) -> int:
-    """Do one step. Returns the bytes freed. Raises OSError and LeftAloneError."""
-    found = item.found
-    fd = openfiles.claim(found.directory, found.name, found.info)
-    try:
-        os.unlink(found.name, dir_fd=found.directory)
-    finally:
-        os.close(fd)
-    return selection.freeable(found)
+    def carry_out(self, item: Item) -> Done:
+        """Do one step, or find out what it would do. Raises OSError and LeftAloneError."""
+        found = item.found
+        if item.action == "compress":
+            return Done(compress(found, self.dry_run))
+        if item.action == "truncate":
+            return Done(truncate(found, self.dry_run))
+        if item.action == "prune":
+            cutoff = self.now - (self.rule.older_than or 0)
+            cut = prune(found, cutoff, self.rule.timestamp_field, self.dry_run)
+            return Done(cut.size, cut.records, cut.malformed)
+        if not self.dry_run:
+            with openfiles.Claim(found.directory, found.name, found.info):
+                os.unlink(found.name, dir_fd=found.directory)
+        return Done(selection.freeable(found))

@@ -1,0 +1,105 @@
+import gzip
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT
+from tests.test_cleanup import clean, data, make, names, rows, writer
+
+__all__ = ["data", "writer"]
+LONG = bool(os.environ.get("UPKEEP_LONG"))
+COMPRESS = ("--match", "*.log", "--older-than", "7d", "--action", "compress")
+TEXT = b"".join(b'{"time": %d, "price": 1.%d}\n' % (n, n * 7919 % 10000) for n in range(20_000))
+
+
+def test_a_file_becomes_its_archive_with_mode_owner_and_time(data: Path) -> None:
+    make(data / "a.log", 100, TEXT)
+    os.chmod(data / "a.log", 0o640)
+    before = (data / "a.log").stat()
+    dry = rows(clean(data, data, *COMPRESS, "--dry-run", "--json"))[0]
+    assert dry["compressed"] == 1 and names(data) == ["a.log"]
+    [row] = rows(clean(data, data, *COMPRESS, "--json"))
+    after = (data / "a.log.gz").stat()
+    assert names(data) == ["a.log.gz"] and gzip.open(data / "a.log.gz").read() == TEXT
+    assert (after.st_mode, after.st_uid, after.st_mtime_ns) == (
+        before.st_mode, before.st_uid, before.st_mtime_ns,
+    )  # fmt: skip
+    assert row["compressed"] == 1
+    assert row["freed_bytes"] == (before.st_blocks - after.st_blocks) * 512
+    assert subprocess.run(["gzip", "-t", data / "a.log.gz"], check=False).returncode == 0
+
+
+def test_a_time_before_1970_is_kept_too(data: Path) -> None:
+    make(data / "a.log", 365 * 60, TEXT)
+    before = (data / "a.log").stat().st_mtime_ns
+    assert clean(data, data, *COMPRESS).returncode == 0
+    assert (data / "a.log.gz").stat().st_mtime_ns == before < 0
+
+
+def test_no_archive_is_written_over(data: Path) -> None:
+    make(data / "a.log", 100, TEXT)
+    (data / "a.log.gz").write_bytes(gzip.compress(b"something else"))
+    make(data / "b.log", 100, TEXT)
+    (data / "b.log.gz").write_bytes(gzip.compress(TEXT))
+    make(data / "c.log", 100, TEXT)
+    (data / "c.log.gz").write_bytes(gzip.compress(TEXT)[:-9])
+    result = clean(data, data, *COMPRESS, "--json")
+    [row] = rows(result)
+    assert result.returncode == 1
+    assert {error["path"] for error in row["errors"]} == {f"{data}/a.log", f"{data}/c.log"}
+    assert names(data) == ["a.log", "a.log.gz", "b.log.gz", "c.log", "c.log.gz"]
+    assert gzip.open(data / "a.log.gz").read() == b"something else"
+
+
+def test_what_is_compressed_linked_or_open_stays(
+    data: Path, writer: "subprocess.Popen[bytes]"
+) -> None:
+    make(data / "a.log.gz", 100, gzip.compress(TEXT))
+    make(data / "b.log", 100, TEXT)
+    os.link(data / "b.log", data / "b.other")
+    os.utime(data / "live.jsonl", (1e9, 1e9))
+    match = ("--match", "*.jsonl", "--match", "*.gz")
+    [row] = rows(clean(data, data, *COMPRESS, *match, "--json"))
+    reasons = {os.path.basename(item["path"]): item["reason"] for item in row["skipped"]}
+    assert reasons["a.log.gz"] == "already compressed" and "other names" in reasons["b.log"]
+    assert f"(pid {writer.pid})" in reasons["live.jsonl"]
+    assert names(data) == ["a.log.gz", "b.log", "b.other", "live.jsonl"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_full_disk_leaves_the_file_as_it_was(data: Path) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "none", data]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        noise = random.Random(1).randbytes(200_000)
+        make(data / "a.log", 100, noise)
+        result = clean(data, data, *COMPRESS)
+        assert result.returncode == 1 and "No space left" in result.stderr
+        assert names(data) == ["a.log"] and (data / "a.log").read_bytes() == noise
+    finally:
+        subprocess.run(["umount", data], check=True)
+
+
+def test_killed_at_any_point_nothing_is_lost(data: Path) -> None:
+    rounds = 50 if LONG else 8
+    chance = random.Random(5)
+    command = [sys.executable, ROOT / "bin/cleanup.py", "--config", data.parent / "upkeep.toml"]
+    for _ in range(rounds):
+        make(data / "a.log", 100, TEXT * 10)
+        with subprocess.Popen([*command, data, *COMPRESS]) as process:
+            time.sleep(0.05 + chance.random() * 0.4)  # the random point, not a wait
+            process.send_signal(signal.SIGKILL)
+        found = names(data)
+        if "a.log" not in found:
+            assert gzip.open(data / "a.log.gz").read() == TEXT * 10
+        assert clean(data, data, *COMPRESS).returncode == 0
+        assert names(data) == ["a.log.gz"]
+        assert gzip.open(data / "a.log.gz").read() == TEXT * 10
+        (data / "a.log.gz").unlink()
