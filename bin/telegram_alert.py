@@ -1,45 +1,62 @@
 #!/usr/bin/env python3
-"""Send a message to Telegram; what cannot be sent now waits in the outbox and is never lost.
+"""Send a message to Telegram; what cannot be sent now waits in the outbox and is sent later.
 
 Usage:
     telegram_alert.py "backup failed on db1"
-    backup 2>&1 | telegram_alert.py --title "backup" -
-    telegram_alert.py --flush
+    telegram_alert.py --key backup --title "backup failed" - < backup.log
+    telegram_alert.py --flush | --status
 
 The token and the chats come from the environment or .env: TELEGRAM_BOT_TOKEN, TELEGRAM_CHAT_ID
-(several with commas), optional TELEGRAM_THREAD_ID, TELEGRAM_API_BASE and HTTPS_PROXY.
+(several with commas), and if needed TELEGRAM_THREAD_ID, TELEGRAM_API_BASE, HTTPS_PROXY.
 
-Exit status: 0 delivered · 1 refused by Telegram · 2 usage, or no token or chat (the text is then
-printed) · 3 .env can be read by other users · 5 queued for later.
+Exit status: 0 delivered, or suppressed as a repeat · 1 refused · 2 usage, or no token or chat (the
+text is then printed) · 3 .env can be read by other users · 5 queued for later.
 """
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, config, message
+from upkeep import cli, config, message, units
+from upkeep.breaker import Breakers
 from upkeep.errors import Exit, OperatorError
-from upkeep.outbox import LEVELS, Letter, Outbox
+from upkeep.outbox import Letter, Outbox
 
 EXAMPLES = """\
   telegram_alert.py "backup failed on db1"         # tell the chats in .env
-  dmesg | tail -50 | telegram_alert.py -           # send what stands on stdin
+  dmesg | tail -50 | telegram_alert.py --pre -     # send what stands on stdin, columns kept
+  telegram_alert.py --key db1 "db1 is down"        # at most one message in 15 minutes
+  telegram_alert.py --resolve db1 "db1 is back"    # one message, if the problem was told
   telegram_alert.py --flush                        # send what waits in the outbox (from cron)
 """
-STDIN_MOST_BYTES = 20_000_000
+STDIN_MOST_BYTES = 4_000_000
 
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
     made = cli.parser(__doc__, EXAMPLES)
     cli.add_dry_run(made)
-    made.add_argument("text", nargs="?", metavar="TEXT", help="the message; - reads stdin")
-    made.add_argument("--title", default="", help="a first line in bold")
-    made.add_argument("--level", choices=LEVELS, default="warning", help="info is silent")
-    made.add_argument("--flush", action="store_true", help="send what waits in the outbox")
+    cli.add_json(made)
+    add = made.add_argument
+    add("text", nargs="?", metavar="TEXT", help="the message; - reads stdin")
+    add("--title", default="", help="a first line in bold")
+    add("--html", dest="style", action="store_const", const="HTML", help="TEXT is Telegram's HTML")
+    add("--pre", dest="style", action="store_const", const="pre", help="keep the columns of TEXT")
+    add("--chat", metavar="ID[:THREAD]", help="another chat than those in .env")
+    levels = ("info", "warning", "critical")
+    add("--level", choices=levels, default="warning", help="info makes no sound")
+    add("--silent", action="store_true", help="make no sound")
+    add("--key", help="a problem: its repeats are counted instead of sent")
+    add("--repeat-after", type=cli.duration, metavar="D", help="with --key: send one every D")
+    add("--resolve", metavar="KEY", help="the problem is over: say so, if it was told")
+    add("--ttl", type=cli.duration, metavar="D", help="give it up after D")
+    add("--budget", type=cli.duration, metavar="D", help="try for D at most")
+    add("--flush", action="store_true", help="send what waits in the outbox")
+    add("--status", action="store_true", help="tell what waits, and why")
     return made
 
 
@@ -47,45 +64,75 @@ def read_text(given: str | None) -> str:
     """The message from TEXT or stdin. Raises OperatorError when there is none."""
     if given in (None, "-"):
         given = message.clean(sys.stdin.buffer.read(STDIN_MOST_BYTES))
-    found = message.clean(given or "")
-    if not found.strip():
+    if not (text := message.clean(given or "")).strip():
         raise OperatorError("nothing to send: the text is empty", Exit.USAGE)
-    return found
+    return text
+
+
+def show_status(outbox: Outbox, breakers: Breakers, now: float, as_json: bool) -> None:
+    """Print what waits and which breakers keep it."""
+    ages = [letter.age(now) for letter in outbox.letters()]
+    dead, oldest = len(list(outbox.dead.glob("*.json*"))), max(ages, default=0.0)
+    holds = {name: breakers.open_until(name, now) for name in breakers.records}
+    holds = {name: until for name, until in holds.items() if until}
+    if as_json:
+        found = {"queued": len(ages), "oldest_age_seconds": oldest, "dead": dead}
+        until = holds.pop("api", None)
+        cli.print_json({**found, "breaker_open_until": until, "holds": holds})
+        return
+    print(f"{len(ages)} waiting ({units.format_duration(oldest)}), {dead} given up")
+    for name, until in holds.items():
+        print(f"{name}: not before {units.local_time(until)}: {breakers.records[name]['why']}")
+
+
+def deliver(options: argparse.Namespace, settings: config.Config, text: str) -> int:
+    """Store the message, unless it is a repeat, and send all that waits."""
+    from upkeep.alerts import Alerts
+    from upkeep.telegram import Post, parse_chat
+
+    try:
+        post = Post(settings)
+    except OperatorError:
+        print(text)
+        raise
+    alerts, expire = Alerts(settings, post), settings.telegram.expire_after
+    chat, thread = parse_chat(options.chat) if options.chat else ("", "")
+    style = options.style or ("bold" if options.title else "")
+    alerts.model = Letter(chat, "", thread, style, options.silent, options.ttl or expire)
+    if options.dry_run:
+        print(f"would send to {chat or post.chats}: {options.title} {text}")
+        return Exit.DONE
+    if options.key:
+        again = options.repeat_after or settings.telegram.repeat_after
+        alerts.problem(options.key, options.title, text, options.level, again)
+    elif options.resolve:
+        alerts.recovered(options.resolve, options.title, text)
+    elif text:
+        alerts.inform(options.title, text, options.level)
+    letters = alerts.written if text else post.outbox.letters()
+    post.flush(options.budget)
+    fates = [post.fate(letter) for letter in letters]
+    for why in {why for code, why in fates if code}:
+        cli.warn(f"not delivered: {why}")
+    return Exit.REFUSED if post.unsafe else max((code for code, _ in fates), default=Exit.DONE)
 
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit status."""
-    options = parser().parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    for place, word in enumerate(given[:-1]):
+        if word == "--chat":  # the number of a group begins like an option
+            given[place : place + 2] = [f"--chat={given[place + 1]}"]
+    options = parser().parse_args(given)
     settings = config.load(options.config)
-    if options.flush and Outbox(settings.state / "outbox").is_empty():
-        return Exit.DONE
-    body = "" if options.flush else read_text(options.text)
-    from upkeep import telegram
-
-    account = telegram.account(settings)
-    if not account or not account.chats:
-        if body:
-            print(body)
-        missing = "TELEGRAM_CHAT_ID" if account else "TELEGRAM_BOT_TOKEN"
-        raise OperatorError(f"{missing} is not set: put it into {settings.env_file}", Exit.USAGE)
-    post = telegram.Post(settings, account)
-    rich = message.report(options.title, message.whole(body))
-    model = Letter("", "", level=options.level, ttl=settings.telegram.expire_after)
-    if options.dry_run:
-        waiting = post.outbox.letters()
-        for letter in waiting if options.flush else telegram.letters(rich, account.chats, model):
-            print(f"would send to {letter.chat}: {letter.text}")
-        return Exit.DONE
-    letters = [] if options.flush else telegram.letters(rich, account.chats, model)
-    stored = [post.outbox.put(letter) for letter in letters] or post.outbox.letters()
-    post.flush()
-    if account.unsafe:
-        raise OperatorError(account.unsafe, Exit.REFUSED)
-    fates = [post.fate(letter) for letter in stored]
-    for why in {fate.why for fate in fates if fate.code}:
-        cli.warn(f"not delivered: {why}")
-    return max(fate.code for fate in fates)
+    outbox = Outbox(settings.state / "outbox")
+    if options.status:
+        breakers = Breakers(settings.state / "outbox/breakers.json")
+        show_status(outbox, breakers, time.time(), options.json)
+    elif not options.flush or outbox.names():
+        return deliver(options, settings, "" if options.flush else read_text(options.text))
+    return Exit.DONE
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def test_without_a_token_the_alert_goes_to_stderr(
 ) -> None:
     with Alerts(settings(home)) as alerts:
         alerts.inform("something happened", "to somebody")
-    assert "something happened: to somebody" in capsys.readouterr().err
+    assert "something happened to somebody" in capsys.readouterr().err
     assert "something happened" in (home / "var/log/upkeep.log").read_text()
 
 

@@ -4,17 +4,19 @@ An episode begins with the first `problem` of its key and ends with `recovered`.
 repeats are counted and not told, except for a reminder after `remind_after`.
 """
 
+import contextlib
 import time
-import types
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from upkeep import cli, files, message, units
 from upkeep.config import Config
 from upkeep.errors import OperatorError
 from upkeep.outbox import Letter
-from upkeep.telegram import Account, Post, account, letters
+from upkeep.telegram import Post
 
-_LOCK_WAIT_SECONDS = 5.0
+_FIELDS = {"since", "told", "count"}
 
 
 class Alerts:
@@ -23,59 +25,48 @@ class Alerts:
         with Alerts(config) as alerts:
             alerts.problem("task:trader:dead", "trader is dead", "exit status 1")
 
-    Messages are durable as soon as a method returns. No trouble with the delivery is ever raised:
-    it is logged, and the message waits. Without a token the text goes to the log and stderr.
+    A message is on the disk when a method returns. Trouble with the delivery is never raised: it
+    is logged, and the message waits. Without a token the text goes to the log and stderr.
     """
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._file = config.state / "alerts.json"
-        self._account: Account | None = None
-        self._told = False
+    def __init__(self, settings: Config, post: Post | None = None) -> None:
+        self._settings, self._post = settings, post
+        self.model = Letter(style="bold", ttl=settings.telegram.expire_after)
+        self.written: list[Letter] = []
 
     def __enter__(self) -> "Alerts":
         return self
 
-    def __exit__(
-        self, *_: type[BaseException] | BaseException | types.TracebackType | None
+    def __exit__(self, *_: object) -> None:
+        if self._post and self.written:
+            self._post.flush()
+            if self._post.unsafe:
+                cli.warn(self._post.unsafe)
+
+    def problem(
+        self, key: str, title: str, body: str = "", level: str = "warning", again: float = 0.0
     ) -> None:
-        if self._told and self._account:
-            post = Post(self._config, self._account)
-            try:
-                post.flush()
-            except OSError as error:
-                post.trouble = f"{error.filename}: {error.strerror}"
-            if post.trouble:
-                cli.log(self._config, f"alerts wait in the outbox: {post.trouble}")
-
-    def problem(self, key: str, title: str, body: str = "", level: str = "warning") -> None:
-        """Open the episode `key`, or continue it: told now, then every `remind_after`."""
-        self.repeated(key, title, body, level, self._config.telegram.remind_after)
-
-    def repeated(self, key: str, title: str, body: str, level: str, again_after: float) -> bool:
-        """Like `problem`, told again after `again_after` seconds. Returns whether it was told."""
+        """Open the episode `key`, or continue it: told now, and again every `again` seconds (by
+        default `remind_after`)."""
         now = time.time()
         with self._episodes() as episodes:
-            open_one = episodes.get(key)
-            if open_one and 0 <= now - open_one["told"] < again_after:
-                open_one["count"] += 1
-                return False
-            if open_one:
-                began = units.local_time(open_one["since"])
-                body = f"{body}\nrepeated {open_one['count'] + 1}x since {began}".strip()
-            self._tell(title, body, level)
-            since = open_one["since"] if open_one else now
-            episodes[key] = {"since": since, "told": now, "count": 0, "title": title}
-        return True
+            episode = episodes.setdefault(key, {"since": now, "told": 0.0, "count": 0})
+            if 0 <= now - episode["told"] < (again or self._settings.telegram.remind_after):
+                episode["count"] += 1
+                return
+            if episode["told"]:
+                since = units.local_time(episode["since"])
+                body = f"{body}\nrepeated {episode['count'] + 1}x since {since}".lstrip()
+            self.inform(title, body, level)
+            episode.update(told=now, count=0)
 
     def recovered(self, key: str, title: str, body: str = "") -> None:
         """Close the episode `key` with one message, if it is open."""
         with self._episodes() as episodes:
-            closed = episodes.pop(key, None)
-            if closed:
-                lasted = units.format_duration(max(0.0, time.time() - closed["since"]))
-                repeats = f" ({closed['count']} repeats)" if closed["count"] else ""
-                self._tell(title, f"{body}\nrecovered after {lasted}{repeats}".strip(), "info")
+            if episode := episodes.pop(key, None):
+                lasted = units.format_duration(max(0.0, time.time() - episode["since"]))
+                body = f"{body}\nrecovered after {lasted} ({episode['count']} repeats)".lstrip()
+                self.inform(title, body)
 
     def forget(self, key: str) -> None:
         """Close the episode `key`, if it is open, without a message."""
@@ -83,54 +74,36 @@ class Alerts:
             episodes.pop(key, None)
 
     def inform(self, title: str, body: str = "", level: str = "info", kind: str = "") -> None:
-        """Send a message that belongs to no episode; with kind "pre" its body keeps its columns."""
-        self._tell(title, body, level, kind)
+        """Send a message that belongs to no episode; kind "pre" keeps its columns.
 
-    def _episodes(self) -> "_Episodes":
-        return _Episodes(self._config)
-
-    def _tell(self, title: str, body: str, level: str, kind: str = "") -> None:
-        cli.log(self._config, f"alert ({level}): {title}" + (f": {body}" if body else ""))
+        Level info makes no sound.
+        """
+        text = message.clean("\n".join(part for part in (title, body) if part))
+        cli.log(self._settings, f"alert ({level}): {text[:500]}")
+        silent = self.model.silent or level == "info"
         try:
-            self._account = self._account or account(self._config)
+            self._post = self._post or Post(self._settings)
+            style = kind or self.model.style
+            letter = replace(self.model, text=text, silent=silent, style=style)
+            self.written += self._post.write(letter)
         except OperatorError as error:
-            cli.warn(str(error))
-        if not self._account or not self._account.chats:
-            cli.warn(f"{title}: {body}" if body else title)
-            return
-        rich = message.report(title, message.whole(body, kind))
-        ttl = self._config.telegram.expire_after
-        post = Post(self._config, self._account)
-        for letter in letters(rich, self._account.chats, Letter("", "", level=level, ttl=ttl)):
+            cli.warn(f"{text} (not sent: {error})")
+
+    @contextlib.contextmanager
+    def _episodes(self) -> Iterator[dict[str, Any]]:
+        """The open episodes. Where they can't be kept, every problem is a new one."""
+        place, episodes = self._settings.state, {}
+        with contextlib.ExitStack() as stack:
             try:
-                post.outbox.put(letter)
-                self._told = True
+                stack.enter_context(files.lock(place / "lock/alerts.lock", 5.0, "another alert"))
+                stored = files.read_state(place / "alerts.json").items()
+                episodes = {key: value for key, value in stored if set(value) == _FIELDS}
+            except (OSError, OperatorError, TypeError) as error:
+                cli.warn(f"{place}/alerts.json: {error}")
+            before = repr(episodes)
+            yield episodes
+            try:
+                if repr(episodes) != before:
+                    files.write_state(place / "alerts.json", episodes)
             except OSError as error:
-                cli.warn(f"{error.filename}: {error.strerror}; not stored: {title}: {body}")
-
-
-class _Episodes:
-    """The open episodes, under a lock; stored when the block ends. Trouble is a warning."""
-
-    def __init__(self, config: Config) -> None:
-        self._file = config.state / "alerts.json"
-        self._lock = files.lock(config.state / "lock" / "alerts.lock", _LOCK_WAIT_SECONDS)
-        self._open: dict[str, Any] = {}
-        self._before = ""
-
-    def __enter__(self) -> dict[str, Any]:
-        try:
-            self._lock.__enter__()
-            self._open = files.read_state(self._file)
-        except (OSError, OperatorError) as error:
-            cli.warn(f"{self._file}: {error}")
-        self._before = repr(self._open)
-        return self._open
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            if repr(self._open) != self._before:
-                files.write_state(self._file, self._open)
-            self._lock.__exit__(None, None, None)
-        except OSError as error:
-            cli.warn(f"{self._file}: {error.strerror}")
+                cli.warn(f"{place}/alerts.json: {error.strerror}")

@@ -1,218 +1,142 @@
 """Messages that were accepted and are not delivered yet: one file each, on the disk first.
 
-<state>/outbox/tmp/    being written
-               new/    <time>-<pid>-<random>.json, in the order of sending; ".maybe" is added
-                       right before every request, so that a kill can't hide a delivery
-               dead/   given up, with the reason
+<state>/outbox/new/ has them in the order of sending. ".maybe" is added to a name right before the
+request, so that a kill can't hide a delivery. dead/ keeps what was given up, with the reason.
 """
 
-import contextlib
 import json
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from upkeep import files, proc
-from upkeep.message import Entity
+from upkeep import files
 
 MOST_LETTERS = 500
 MOST_BYTES = 5_000_000
-MOST_ATTACHED_BYTES = 200_000_000
 MOST_MAYBES = 3
 _DEAD_KEPT = 100
-_DEAD_KEPT_SECONDS = 14 * 86400.0
-_SANE_TIME = 1.7e9  # earlier than any upkeep: the clock was not set yet
+_LONGEST_AGE_SECONDS = 30 * 86400.0
 _MAYBE = ".maybe"
-LEVELS = ("info", "warning", "critical")
 
 
 @dataclass
 class Letter:
-    """One message to one chat; a long text is several. `ttl` is in seconds, 0 is forever."""
+    """One message to one chat; a long text is several. `ttl` in seconds; 0: it never expires."""
 
-    chat: str
-    text: str
+    chat: str = ""
+    text: str = ""
     thread: str = ""
-    entities: list[Entity] = field(default_factory=list)
-    level: str = "warning"
+    style: str = ""  # "bold": the first line; "pre": all of it
     silent: bool = False
     ttl: float = 0.0
-    upload: str = ""  # "document" or "photo"
-    file_name: str = ""
-    part: str = ""
-    id: str = ""
     time: float = 0.0
-    boot_id: str = ""
-    uptime: float = 0.0
-    lost: int = 0  # of a notice: how many it tells about
     why: str = ""
-    path: Path | None = field(default=None, compare=False)
+    path: Path | None = None
 
     @property
     def maybes(self) -> int:
-        """How many requests with it may have arrived, without an answer."""
+        """How many requests with it may have arrived without an answer."""
         return self.path.name.count(_MAYBE) if self.path else 0
 
-    @property
-    def attachment(self) -> Path | None:
-        """The file that goes with it."""
-        return (
-            self.path.with_name(_stem(self.path) + ".file") if self.path and self.upload else None
-        )
-
     def age(self, now: float) -> float:
-        """Seconds since it was written; a clock that was set in between does not count."""
-        if self.boot_id and self.boot_id == proc.boot_id():
-            return proc.uptime() - self.uptime
-        return max(0.0, now - self.time) if self.time > _SANE_TIME else 0.0
-
-
-def _stem(path: Path) -> str:
-    return path.name.partition(".")[0]
+        """Seconds since it was written; 0.0 when the clock must have been set in between."""
+        return now - self.time if 0 < now - self.time < _LONGEST_AGE_SECONDS else 0.0
 
 
 class Outbox:
     """The outbox in directory `root`. Methods raise OSError when the disk refuses."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
         self.new, self.dead = root / "new", root / "dead"
 
-    def is_empty(self) -> bool:
-        """Whether nothing waits."""
-        return not self._names()
+    def names(self) -> list[str]:
+        """The files that wait, in order."""
+        found = os.listdir(self.new) if self.new.is_dir() else []
+        return sorted(name for name in found if not name.startswith("."))
 
-    def _names(self) -> list[str]:
-        try:
-            return sorted(name for name in os.listdir(self.new) if ".json" in name)
-        except FileNotFoundError:
-            return []
-
-    def put(self, letter: Letter, attached: bytes | Path = b"") -> Letter:
+    def put(self, letter: Letter, now: float) -> Letter:
         """Store `letter` durably, behind all others; only then is it accepted."""
-        name = f"{time.time_ns():020}-{os.getpid()}-{os.urandom(3).hex()}"
-        stored = replace(
-            letter,
-            id=letter.id or os.urandom(2).hex(),
-            time=letter.time or time.time(),
-            boot_id=proc.boot_id(),
-            uptime=proc.uptime(),
-        )
-        if letter.upload:
-            self._store(f"{name}.file", attached)
-        stored.path = self._store(f"{name}.json", _encoded(stored))
-        return stored
-
-    def _store(self, name: str, content: bytes | Path) -> Path:
-        temporary = self.root / "tmp" / name
-        files.make_directory(temporary.parent)
-        files.make_directory(self.new)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
-                if isinstance(content, Path):
-                    import shutil
-
-                    with content.open("rb") as source:
-                        shutil.copyfileobj(source, file)
-                else:
-                    file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(temporary, self.new / name)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        files.sync_directory(self.new)
-        return self.new / name
+        path = self.new / f"{time.time_ns():020}-{os.getpid()}-{os.urandom(2).hex()}.json"
+        files.atomic_write(path, _encoded(replace(letter, time=now)))
+        return replace(letter, time=now, path=path)
 
     def letters(self) -> list[Letter]:
-        """All that waits, in order. A file that is none of ours goes to dead/."""
-        return [letter for name in self._names() if (letter := self._read(self.new / name))]
+        """All that waits, in order. A torn or foreign file goes to dead/ and is reported."""
+        return [letter for name in self.names() if (letter := self._read(self.new / name))]
 
     def _read(self, path: Path) -> Letter | None:
-        known = {each.name: each.type for each in fields(Letter)}
         try:
-            record = json.loads(files.read_small(path, 1 << 20))
-            letter = Letter(**{k: v for k, v in record.items() if k in known}, path=path)
-            example = Letter("", "")
-            for name in known:
-                if name != "path" and not isinstance(
-                    getattr(letter, name), (type(getattr(example, name)), int)
-                ):
-                    raise ValueError(name)
-        except FileNotFoundError:
+            letter = Letter(**json.loads(files.read_small(path, MOST_BYTES)), path=path)
+            if any(type(letter.__dict__[key]) is not kind for key, kind in _TYPES.items()):
+                raise ValueError
+        except FileNotFoundError:  # delivered or given up by another process
             return None
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError, TypeError, RecursionError):
             files.make_directory(self.dead)
-            damaged = self.dead / path.name
-            os.rename(path, damaged)
-            files.set_aside.append(damaged)
+            files.set_aside.append(path.rename(self.dead / path.name))
             return None
         return letter
 
-    def mark(self, letters: Iterable[Letter]) -> None:
-        """Note on the disk that these may be on the wire from now on."""
+    def mark(self, letters: Iterable[Letter], *, maybe: bool) -> None:
+        """Note on the disk whether a request with these may be on its way."""
         for letter in letters:
-            self._rename(letter, lambda name: name + _MAYBE)
-        files.sync_directory(self.new)
-
-    def unmark(self, letters: Iterable[Letter]) -> None:
-        """Take the last note back: they were certainly not delivered."""
-        for letter in letters:
-            if letter.maybes:
-                self._rename(letter, lambda name: name.removesuffix(_MAYBE))
-
-    def _rename(self, letter: Letter, change: Any) -> None:
-        if letter.path:
-            target = letter.path.with_name(change(letter.path.name))
-            os.rename(letter.path, target)
-            letter.path = target
+            if letter.path:
+                bare = str(letter.path) if maybe else str(letter.path).removesuffix(_MAYBE)
+                letter.path = letter.path.rename(bare + _MAYBE * maybe)
+                files.sync_directory(self.new)
 
     def remove(self, letters: Iterable[Letter]) -> None:
-        """They are delivered."""
+        """Forget them: they are delivered."""
         for letter in letters:
-            for path in (letter.path, letter.attachment):
-                if path:
-                    path.unlink(missing_ok=True)
+            if letter.path:
+                letter.path.unlink(missing_ok=True)
 
     def bury(self, letter: Letter, why: str) -> None:
-        """Give `letter` up: it is kept in dead/ for a while, with the reason."""
-        if not letter.path:
-            return
-        files.make_directory(self.dead)
-        name = f"{_stem(letter.path)}.json"
-        files.atomic_write(self.dead / name, _encoded(replace(letter, why=why)))
-        if letter.attachment:
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(letter.attachment, self.dead / letter.attachment.name)
-        letter.path.unlink(missing_ok=True)
-        self._forget_old_dead()
+        """Give `letter` up: it is kept in dead/, among the newest hundred, with the reason."""
+        if letter.path:
+            files.atomic_write(self._grave(letter), _encoded(replace(letter, why=why)))
+            letter.path.unlink(missing_ok=True)
+            for name in sorted(os.listdir(self.dead))[:-_DEAD_KEPT]:
+                (self.dead / name).unlink(missing_ok=True)
 
-    def _forget_old_dead(self) -> None:
-        names = sorted(os.listdir(self.dead))
-        oldest = f"{int((time.time() - _DEAD_KEPT_SECONDS) * 1e9):020}"
-        for name in names[:-_DEAD_KEPT] + [name for name in names if name < oldest]:
-            (self.dead / name).unlink(missing_ok=True)
+    def tidy(self, now: float) -> None:
+        """Give up what is too old, too much, or was sent three times without an answer.
 
-    def why_dead(self, letter: Letter) -> str | None:
-        """Why `letter` was given up; None when it was not."""
-        if not letter.path:
-            return None
-        try:
-            return str(json.loads((self.dead / f"{_stem(letter.path)}.json").read_bytes())["why"])
-        except (OSError, ValueError, KeyError):
-            return None
+        Silent ones go first. The chat is told, once until that notice is delivered.
+        """
+        letters = sorted(self.letters(), key=lambda each: not each.silent)
+        count, size = len(letters), sum(len(letter.text) for letter in letters)
+        for letter in letters:
+            why = (
+                "dropped, the outbox was full" if max(count, size // 10_000) > MOST_LETTERS else ""
+            )
+            why = "expired" if 0 < letter.ttl < letter.age(now) else why
+            why = "sent three times without an answer" if letter.maybes >= MOST_MAYBES else why
+            if why:
+                self.bury(letter, why)
+                count, size = count - 1, size - len(letter.text)
+                since = time.strftime("%F %R", time.localtime(letter.time))
+                text = f"Messages since {since} were given up ({why}), see {self.dead}"
+                notice = self.new / f"0-given-up-{letter.chat}.json"
+                if not notice.exists():
+                    files.atomic_write(notice, _encoded(Letter(letter.chat, text, time=now)))
 
-    def waits(self, letter: Letter) -> bool:
-        """Whether `letter` is still to be delivered."""
-        stem = _stem(letter.path) if letter.path else ""
-        return any(name.startswith(f"{stem}.") for name in self._names())
+    def fate(self, letter: Letter) -> str | None:
+        """Why `letter` was given up, "" while it waits, None when it was delivered."""
+        grave = self._grave(letter)
+        if any(name.startswith(grave.name) for name in self.names()):
+            return ""
+        return str(json.loads(grave.read_bytes())["why"]) if grave.exists() else None
+
+    def _grave(self, letter: Letter) -> Path:
+        return self.dead / (letter.path.name.replace(_MAYBE, "") if letter.path else "none")
+
+
+_TYPES = {key: type(value) for key, value in Letter().__dict__.items() if key != "path"}
 
 
 def _encoded(letter: Letter) -> bytes:
-    record = {key: value for key, value in asdict(letter).items() if value and key != "path"}
-    return json.dumps({"v": 1, "chat": letter.chat, "text": letter.text, **record}).encode()
+    record = asdict(replace(letter, path=None))
+    return json.dumps({key: value for key, value in record.items() if value}).encode()

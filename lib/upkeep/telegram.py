@@ -5,204 +5,230 @@ import os
 import random
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from upkeep import files, message, text, units
-from upkeep.botapi import Answer, Limits, Verdict, judge
-from upkeep.breaker import Breaker
-from upkeep.config import Config
+from upkeep import cli, config, files, message, text, units
+from upkeep.breaker import Breakers
 from upkeep.errors import Exit, OperatorError
-from upkeep.message import Rich
 from upkeep.outbox import Letter, Outbox
 
+if TYPE_CHECKING:
+    from upkeep.botapi import Verdict
+
+API = "api"  # the names of breakers: this, one for the token, and one for each chat
 LOCK_WAIT_SECONDS = 2.0
-LONGEST_HOLD_SECONDS = 48 * 3600.0
-TOKEN_PAUSE_SECONDS = 3600.0
-DIGEST_FROM = 6  # letters
-DIGEST_AGE_SECONDS = 600.0
-_CHAT = re.compile(r"(-?\d+|@\w+)(?::(\d+))?")
+SHORT_WAIT_SECONDS = 10.0
+PAUSES = {"token": 3600.0, "chat": 6 * 3600.0}  # after what only an operator can mend
+BACKLOG_LETTERS = 6
+BACKLOG_SECONDS = 600.0
+_CHAT = re.compile(r"\s*(-?\d+|@\w+)(?::(\d+))?\s*")
 
 
-@dataclass(frozen=True)
-class Account:
-    """The bot and its chats, as (chat, thread). `unsafe` is why the file of secrets is not."""
+def secrets(file: Path) -> tuple[dict[str, str], str]:
+    """The environment over what stands in .env, and why others may know that; "": they can't."""
+    if not file.is_file():
+        return dict(os.environ), ""
+    cli.require("dotenv")
+    from dotenv import dotenv_values
 
-    token: str = field(repr=False)
-    chats: tuple[tuple[str, str], ...]
-    base: str = "https://api.telegram.org"
-    proxies: dict[str, str] = field(default_factory=dict, repr=False)
-    unsafe: str = ""
-
-    @property
-    def fingerprint(self) -> str:
-        """Eight digits that change with the token and do not tell it."""
-        return hashlib.sha256(self.token.encode()).hexdigest()[:8]
-
-
-def account(config: Config) -> Account | None:
-    """The account in the environment or in .env, the environment first; None without a token.
-
-    Raises OperatorError for a chat that is none.
-    """
-    known, unsafe = _secrets(config.env_file)
-    token = known.get("TELEGRAM_BOT_TOKEN", "").strip()
-    if not token:
-        return None
-    text.remember_secret(token)
-    thread = known.get("TELEGRAM_THREAD_ID", "")
-    chats = [each for each in known.get("TELEGRAM_CHAT_ID", "").split(",") if each.strip()]
-    proxy = known.get("HTTPS_PROXY") or known.get("https_proxy")
-    return Account(
-        token,
-        tuple(parse_chat(each, thread) for each in chats),
-        (known.get("TELEGRAM_API_BASE") or Account.base).rstrip("/"),
-        {"https": proxy} if proxy else {},
-        unsafe,
-    )
-
-
-def _secrets(file: Path) -> tuple[dict[str, str], str]:
-    unsafe, stored = "", {}
-    if file.is_file():
-        from dotenv import dotenv_values
-
-        info = file.stat()
-        if info.st_mode & 0o006 or info.st_uid not in (0, os.geteuid()):
-            unsafe = f"{file}: other users can read or change the token; chmod 600 {file}"
-        stored = {k: v for k, v in dotenv_values(file, interpolate=False).items() if v}
-    return {**stored, **os.environ}, unsafe
+    stored = {key: value for key, value in dotenv_values(file, interpolate=False).items() if value}
+    unsafe = f"{file}: every user can read the token; mend it by: chmod 600 {file}"
+    return stored | dict(os.environ), unsafe if file.stat().st_mode & 0o006 else ""
 
 
 def parse_chat(value: str, thread: str = "") -> tuple[str, str]:
-    """Chat and thread in "ID" or "ID:THREAD". Raises OperatorError."""
-    match = _CHAT.fullmatch(value.strip())
+    """Chat and thread of "ID" or "ID:THREAD". Raises OperatorError."""
+    match = _CHAT.fullmatch(value)
     if not match:
         shown = text.printable(value, 40)
-        raise OperatorError(
-            f'"{shown}": not a chat; expected a number, @channel or ID:THREAD', Exit.USAGE
-        )
-    return match[1], match[2] or thread
+        raise OperatorError(f'"{shown}": expected a chat: ID, @name or ID:THREAD', Exit.USAGE)
+    thread = match[2] or thread
+    return match[1], "" if thread == "1" else thread  # the general topic has to be left out
 
 
-class Sent(NamedTuple):
-    """What became of a message: 0 delivered, 5 queued, 1 refused or lost; and why."""
+def choose(waiting: list[Letter], now: float, alone: bool) -> list[Letter]:
+    """What goes out next as one message: the first letter and, behind a backlog, as many more of
+    the same chat and thread as fit."""
+    first, *rest = waiting
+    rest = [each for each in rest if (each.chat, each.thread) == (first.chat, first.thread)]
+    backlog = len(rest) + 1 >= BACKLOG_LETTERS or first.age(now) >= BACKLOG_SECONDS
+    batch, size = [first], message.units(first.text)
+    for letter in rest if backlog and not alone else []:
+        size += message.units(letter.text) + 40
+        if size > message.TEXT_MOST:
+            break
+        batch.append(letter)
+    return batch
 
-    code: Exit
-    why: str = ""
 
+def compose(batch: list[Letter], now: float) -> dict[str, Any]:
+    """The text of the request that sends `batch`; our own formatting needs no parsing.
 
-def letters(rich: Rich, chats: Sequence[tuple[str, str]], model: Letter) -> list[Letter]:
-    """One letter like `model` for each chat and part of `rich`."""
-    parts = message.split(rich)
-    made = []
-    for chat, thread in chats:
-        for number, part in enumerate(parts, 1):
-            label = f"{number}/{len(parts)}" if len(parts) > 1 else ""
-            made.append(
-                replace(
-                    model,
-                    chat=chat,
-                    thread=thread,
-                    text=part.text,
-                    entities=part.entities,
-                    part=label,
-                )
-            )
-    return made
+    What is late is headed by its own time, what may be a repeat says so.
+    """
+    first, age = batch[0], batch[0].age(now)
+    late = len(batch) > 1 or age >= BACKLOG_SECONDS
+    lines = [f"{len(batch)} messages, up to {units.format_duration(age)} late"] if late else []
+    for letter in batch:
+        when = time.strftime("[%m-%d %H:%M] ", time.localtime(letter.time)) if late else ""
+        lines.append(when + letter.text + (" (may be a repeat)" if letter.maybes else ""))
+    number = first.path.name.partition(".")[0][-4:] if first.path else "unstored"
+    whole = "\n".join([*lines, f"{os.uname().nodename} | #{number}"])
+    if late or first.style in ("", "HTML"):
+        return {"text": whole, "parse_mode": "" if late else first.style}
+    styled = first.text if first.style == "pre" else first.text.partition("\n")[0]
+    entity = {"type": first.style, "offset": 0, "length": message.units(styled)}
+    return {"text": whole, "entities": [entity]}
 
 
 class Post:
-    """Accepts letters and delivers what waits, within `budget` seconds from now."""
+    """Accepts messages and delivers what waits. Raises OperatorError without token or chat."""
 
-    def __init__(self, config: Config, account: Account, budget: float | None = None) -> None:
-        self.settings = config.telegram
-        self.account = account
-        self.outbox = Outbox(config.state / "outbox")
-        self._lock = config.state / "lock" / "outbox.lock"
-        self._end = time.monotonic() + (self.settings.budget if budget is None else budget)
-        self._state: dict[str, Any] = {}
-        self.trouble = ""
+    def __init__(self, settings: config.Config, clock: Callable[[], float] = time.time) -> None:
+        known, self.unsafe = secrets(settings.env_file)
+        self._token = known.get("TELEGRAM_BOT_TOKEN", "").strip()
+        text.remember_secret(self._token)
+        chats = [each for each in known.get("TELEGRAM_CHAT_ID", "").split(",") if each.strip()]
+        for value, name in ((self._token, "TELEGRAM_BOT_TOKEN"), (chats, "TELEGRAM_CHAT_ID")):
+            if not value:
+                raise OperatorError(f"{name} is not set in {settings.env_file}", Exit.USAGE)
+        self.chats = [parse_chat(each, known.get("TELEGRAM_THREAD_ID", "")) for each in chats]
+        base = known.get("TELEGRAM_API_BASE") or "https://api.telegram.org"
+        self._url = f"{base.rstrip('/')}/bot{self._token}/"
+        self._proxies = {"https": known["HTTPS_PROXY"]} if "HTTPS_PROXY" in known else {}
+        self._bot = "token " + hashlib.sha256(self._token.encode()).hexdigest()[:8]
+        self._settings, self._clock, self._state = settings.telegram, clock, settings.state
+        self.outbox = Outbox(settings.state / "outbox")
+        self.breakers = Breakers(settings.state / "outbox/breakers.json")
+        self._end = time.monotonic() + self._settings.budget
+        self._why, self._alone = "the time of this run was used up", False
 
-    def flush(self) -> None:
-        """Deliver what waits. Afterwards `trouble` says why something still waits."""
-        if self.account.unsafe or self.outbox.is_empty():
-            self.trouble = self.account.unsafe
+    def write(self, model: Letter) -> list[Letter]:
+        """Store one letter like `model` for each chat and part; without a disk, send it directly.
+
+        `why` of a letter that could be neither stored nor sent says so.
+        """
+        written, parts = [], message.split(model.text)
+        if len(parts) > 1 and model.style == "HTML":
+            model = replace(model, style="")
+        if len(parts) > 4:
+            parts = [f"{parts[0]}\n[... of {len(model.text)} characters ...]", parts[-1]]
+        for chat, thread in [(model.chat, model.thread)] if model.chat else self.chats:
+            for part in parts:
+                letter = replace(model, chat=chat, thread=thread, text=part)
+                try:
+                    written.append(self.outbox.put(letter, self._clock()))
+                except OSError as error:
+                    verdict = self._try([letter])
+                    lost = "" if verdict.action == "delivered" else f"not sent: {verdict.why}"
+                    cli.warn(f"{error.filename}: {error.strerror}; {lost or 'sent directly'}")
+                    written.append(replace(letter, why=lost))
+        return written
+
+    def flush(self, budget: float | None = None) -> None:
+        """Deliver what waits, in order, as far as that is allowed now, for `budget` seconds."""
+        self._end = time.monotonic() + (self._settings.budget if budget is None else budget)
+        if self.unsafe:
+            self._why = self.unsafe
             return
         try:
-            with files.lock(self._lock, LOCK_WAIT_SECONDS, "another sender"):
-                self._flush_locked()
-        except OperatorError as error:
-            self.trouble = str(error)
+            with files.lock(self._state / "lock/outbox.lock", LOCK_WAIT_SECONDS, "another sender"):
+                self.breakers = Breakers(self._state / "outbox/breakers.json")
+                self.outbox.tidy(self._clock())
+                self._probe()
+                while time.monotonic() < self._end and (batch := self._next()):
+                    self._deliver(batch)
+        except (OperatorError, OSError) as error:
+            self._why = str(error)
 
-    def _flush_locked(self) -> None:
-        breaker = Breaker(self.outbox.root / "breaker.json")
-        until = breaker.open_until(time.time())
-        if until and breaker.mark in ("", self.account.fingerprint):
-            self.trouble = f"{breaker.why}; asked again after {units.local_time(until)}"
+    def _probe(self) -> None:
+        """After a failure, ask something harmless first: a lost answer costs no message then."""
+        if API in self.breakers.records and not self._held(""):
+            action, why, seconds, _ = self._ask("getMe", {})
+            if action in ("retry", "maybe", "stop", "wait"):
+                self.breakers.failed(API, self._clock(), why, seconds)
+
+    def _next(self) -> list[Letter]:
+        waiting = [each for each in self.outbox.letters() if not self._held(each.chat)]
+        return choose(waiting, self._clock(), self._alone) if waiting else []
+
+    def _held(self, chat: str) -> str:
+        """The breaker that keeps letters to `chat` back; "" if none does."""
+        names = (API, self._bot, chat)
+        return next((each for each in names if self.breakers.open_until(each, self._clock())), "")
+
+    def _deliver(self, batch: list[Letter]) -> None:
+        action, why, seconds, _ = self._try(batch)
+        chat = batch[0].chat
+        if action == "delivered":
+            self.outbox.remove(batch)
+            for name in (API, self._bot, chat):
+                self.breakers.succeeded(name)
             return
-        while waiting := self.outbox.letters():
-            if time.monotonic() > self._end:
-                self.trouble = "the time budget of this run is used up"
-                return
-            verdict = self._send(waiting[:1])
-            if verdict.action == "delivered":
-                breaker.succeeded()
-                self.outbox.remove(waiting[:1])
-            elif verdict.action in ("chat", "refused"):
-                self.outbox.bury(waiting[0], verdict.why)
-            else:
-                fatal = verdict.action == "token"
-                pause = TOKEN_PAUSE_SECONDS if fatal else verdict.seconds
-                mark = self.account.fingerprint if fatal else ""
-                breaker.failed(time.time(), verdict.why, pause, mark)
-                self.trouble = verdict.why
-                return
+        if action == "refused" and len(batch) > 1:
+            self._alone = True
+            return
+        for letter in batch if action in ("chat", "refused") else []:
+            self.outbox.bury(letter, why)
+        names = {"token": self._bot, "chat": chat, "wait": chat if seconds <= 60 else API}
+        in_time = time.monotonic() < self._end  # running out of time is no failure of theirs
+        self._why = self._why if in_time else f"{why}; then the time of this run was used up"
+        if action in names or (action != "refused" and in_time):
+            pause = seconds or PAUSES.get(action, 0.0)
+            self.breakers.failed(names.get(action, API), self._clock(), why, pause)
 
-    def _send(self, batch: list[Letter]) -> Verdict:
-        """Try `batch` until there is a verdict or no time."""
-        for number in range(1, self.settings.tries + 1):
-            verdict = judge(self._post(batch))
-            if verdict.action != "maybe":
-                self.outbox.unmark(batch)
-            if verdict.action not in ("retry", "maybe") or (
-                verdict.action == "maybe" and number > 1
-            ):
-                return verdict
-            if number < self.settings.tries:
-                pause = 2.0 ** (number - 1) * random.uniform(1, 1.25)
-                if time.monotonic() + pause > self._end:
-                    break
-                time.sleep(pause)
-        return verdict
+    def _try(self, batch: list[Letter]) -> "Verdict":
+        """Send `batch` until there is a verdict: three tries, but one more after a lost answer."""
+        changes: dict[str, str] = {}
+        tries = maybes = 0
+        while True:
+            verdict = self._send(batch, changes)
+            action, _, seconds, change = verdict
+            if action != "maybe":
+                self.outbox.mark(batch, maybe=False)
+            if action == "change" and not change.keys() <= changes.keys():
+                changes |= change
+                continue
+            tries += action in ("retry", "maybe")
+            maybes += action == "maybe"
+            pause = (seconds or 2.0 ** (tries - 1)) * random.uniform(1, 1.25)
+            left = min(SHORT_WAIT_SECONDS, self._end - time.monotonic())
+            over = tries >= self._settings.tries or maybes > 1 or pause > left
+            if over or action not in ("retry", "maybe", "wait"):
+                return verdict._replace(action="refused") if action == "change" else verdict
+            time.sleep(pause)
 
-    def _post(self, batch: list[Letter]) -> Answer:
-        from upkeep.wire import Call
-
-        limits = Limits(self.settings.connect_timeout, self.settings.timeout, self._end)
-        letter = batch[0]
-        foot = f"{os.uname().nodename} | #{letter.id}" + (f" {letter.part}" if letter.part else "")
-        if letter.maybes:
-            foot += " (may be a repeat)"
-        rich = message.joined(Rich(letter.text, letter.entities), message.whole("\n" + foot))
+    def _send(self, batch: list[Letter], changes: dict[str, str]) -> "Verdict":
         content = {
-            "chat_id": letter.chat,
-            "text": rich.text,
-            "entities": message.for_api(rich),
-            "disable_notification": letter.silent or letter.level == "info",
+            "chat_id": batch[0].chat,
+            "message_thread_id": batch[0].thread,
+            "disable_notification": all(letter.silent for letter in batch),
             "link_preview_options": {"is_disabled": True},
+            **compose(batch, self._clock()),
+            **changes,
         }
-        if letter.thread and letter.thread != "1":
-            content["message_thread_id"] = int(letter.thread)
-        url = f"{self.account.base}/bot{self.account.token}/sendMessage"
-        call = Call(limits, lambda: self.outbox.mark(batch))
-        return call.post(url, self.account.proxies, json=content)
+        content = {key: value for key, value in content.items() if value}
+        return self._ask("sendMessage", content, batch)
 
-    def fate(self, letter: Letter) -> Sent:
-        """What became of `letter`."""
-        if self.outbox.waits(letter):
-            return Sent(Exit.LATER, self.trouble)
-        why = self.outbox.why_dead(letter)
-        return Sent(Exit.PROBLEM, why) if why else Sent(Exit.DONE)
+    def _ask(self, method: str, content: dict[str, Any], batch: Sequence[Letter] = ()) -> "Verdict":
+        cli.require("requests")
+        from upkeep import botapi
+
+        timeouts = (self._settings.connect_timeout, self._settings.timeout)
+        call = botapi.Call(timeouts, lambda: self.outbox.mark(batch, maybe=True))
+        return botapi.judge(call.post(self._url + method, self._proxies, self._end, content))
+
+    def fate(self, letter: Letter) -> tuple[Exit, str]:
+        """What became of `letter`: 0 delivered, 5 it waits, 1 it was refused; and why."""
+        why = letter.why or self.outbox.fate(letter)
+        if why is None:
+            return Exit.DONE, ""
+        held = self._held(letter.chat)
+        if why or not held:
+            return (Exit.PROBLEM, why) if why else (Exit.LATER, self._why)
+        until = units.local_time(self.breakers.open_until(held, self._clock()))
+        why = f"{self.breakers.records[held]['why']}; not asked again before {until}"
+        return Exit.PROBLEM if held == self._bot else Exit.LATER, why
