@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
 from upkeep import cli, config, message, units
-from upkeep.breaker import Breakers
+from upkeep.breaker import Breaker
 from upkeep.errors import Exit, OperatorError
 from upkeep.outbox import Letter, Outbox
 
@@ -69,11 +69,11 @@ def read_text(given: str | None) -> str:
     return text
 
 
-def show_status(outbox: Outbox, breakers: Breakers, now: float, as_json: bool) -> None:
-    """Print what waits and which breakers keep it."""
+def show_status(outbox: Outbox, breaker: Breaker, now: float, as_json: bool) -> None:
+    """Print what waits and what keeps it."""
     ages = [letter.age(now) for letter in outbox.letters()]
     dead, oldest = len(list(outbox.dead.glob("*.json*"))), max(ages, default=0.0)
-    holds = {name: breakers.open_until(name, now) for name in breakers.records}
+    holds = {name: breaker.open_until(now, name) for name in breaker.records}
     holds = {name: until for name, until in holds.items() if until}
     if as_json:
         found = {"queued": len(ages), "oldest_age_seconds": oldest, "dead": dead}
@@ -82,7 +82,7 @@ def show_status(outbox: Outbox, breakers: Breakers, now: float, as_json: bool) -
         return
     print(f"{len(ages)} waiting ({units.format_duration(oldest)}), {dead} given up")
     for name, until in holds.items():
-        print(f"{name}: not before {units.local_time(until)}: {breakers.records[name]['why']}")
+        print(f"{name}: not before {units.local_time(until)}: {breaker.records[name]['why']}")
 
 
 def deliver(options: argparse.Namespace, settings: config.Config, text: str) -> int:
@@ -104,7 +104,7 @@ def deliver(options: argparse.Namespace, settings: config.Config, text: str) -> 
         return Exit.DONE
     if options.key:
         again = options.repeat_after or settings.telegram.repeat_after
-        alerts.problem(options.key, options.title, text, options.level, again)
+        alerts.repeated(options.key, options.title, text, options.level, again)
     elif options.resolve:
         alerts.recovered(options.resolve, options.title, text)
     elif text:
@@ -128,8 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = config.load(options.config)
     outbox = Outbox(settings.state / "outbox")
     if options.status:
-        breakers = Breakers(settings.state / "outbox/breakers.json")
-        show_status(outbox, breakers, time.time(), options.json)
+        breaker = Breaker(settings.state / "outbox/breaker.json")
+        show_status(outbox, breaker, time.time(), options.json)
     elif not options.flush or outbox.names():
         return deliver(options, settings, "" if options.flush else read_text(options.text))
     return Exit.DONE

@@ -34,7 +34,7 @@ def test_a_failed_send_is_queued_and_delivered_by_a_later_flush(home: Path, conf
         done = run_script("telegram_alert", "lost?", "--config", config, env=api.env)
         assert done.returncode == 5
         assert len(waiting(home)) == 1
-        (home / "var/outbox/breakers.json").unlink()
+        (home / "var/outbox/breaker.json").unlink()
         api.always = "ok"
         done = run_script("telegram_alert", "--flush", "--config", config, env=api.env)
         assert (done.returncode, done.stderr) == (0, "")

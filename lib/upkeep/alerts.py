@@ -43,15 +43,16 @@ class Alerts:
             if self._post.unsafe:
                 cli.warn(self._post.unsafe)
 
-    def problem(
-        self, key: str, title: str, body: str = "", level: str = "warning", again: float = 0.0
-    ) -> None:
-        """Open the episode `key`, or continue it: told now, and again every `again` seconds (by
-        default `remind_after`)."""
+    def problem(self, key: str, title: str, body: str = "", level: str = "warning") -> None:
+        """Open the episode `key`, or continue it: told now, then every `remind_after`."""
+        self.repeated(key, title, body, level, self._settings.telegram.remind_after)
+
+    def repeated(self, key: str, title: str, body: str, level: str, again_after: float) -> None:
+        """Like `problem`, told again `again_after` seconds after it was told."""
         now = time.time()
         with self._episodes() as episodes:
             episode = episodes.setdefault(key, {"since": now, "told": 0.0, "count": 0})
-            if 0 <= now - episode["told"] < (again or self._settings.telegram.remind_after):
+            if 0 <= now - episode["told"] < again_after:
                 episode["count"] += 1
                 return
             if episode["told"]:

@@ -1,4 +1,4 @@
-"""Circuit breakers that several processes share through one small file."""
+"""A circuit breaker that several processes share through one small file."""
 
 import contextlib
 import random
@@ -10,12 +10,12 @@ from upkeep import files
 FURTHEST_SECONDS = 48 * 3600.0
 
 
-class Breakers:
-    """Which services are not to be asked for a while, by name. Times are Unix seconds.
+class Breaker:
+    """Whether a service may be asked, or several in one file, by `name`. Times are Unix seconds.
 
     After a failure a service is left alone for 30 s, doubling with each more up to 600 s; then the
-    next caller may try, and a success closes its breaker. Where the file can't be written they
-    hold for this process only. Callers that change them at once hold a lock of their own.
+    next caller may try, and a success closes the breaker. Where the file can't be written it holds
+    for this process only. Callers that change it at once hold a lock of their own.
     """
 
     def __init__(self, path: Path) -> None:
@@ -23,20 +23,20 @@ class Breakers:
         stored = files.read_state(path)
         self.records: dict[str, Any] = {k: v for k, v in stored.items() if isinstance(v, dict)}
 
-    def open_until(self, name: str, now: float) -> float:
+    def open_until(self, now: float, name: str = "api") -> float:
         """Until when not to ask; 0.0: now. An end beyond 48 h comes from a wrong clock."""
         until = self.records.get(name, {}).get("until")
         return until if isinstance(until, float) and 0 < until - now <= FURTHEST_SECONDS else 0.0
 
-    def failed(self, name: str, now: float, why: str, pause: float = 0.0) -> None:
+    def failed(self, now: float, why: str, pause: float = 0.0, name: str = "api") -> None:
         """Count a failure; `pause` in seconds replaces the doubling one."""
         fails = self.records.get(name, {}).get("fails", 0) + 1
         doubled = min(600.0, 30.0 * 2.0 ** min(fails - 1, 9)) * random.uniform(0.8, 1.2)
         self.records[name] = {"until": now + (pause or doubled), "why": why, "fails": fails}
         self._write()
 
-    def succeeded(self, name: str) -> None:
-        """Close the breaker of `name`."""
+    def succeeded(self, name: str = "api") -> None:
+        """Close it."""
         if self.records.pop(name, None):
             self._write()
 

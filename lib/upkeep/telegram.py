@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upkeep import cli, config, files, message, text, units
-from upkeep.breaker import Breakers
+from upkeep.breaker import Breaker
 from upkeep.errors import Exit, OperatorError
 from upkeep.outbox import Letter, Outbox
 
 if TYPE_CHECKING:
     from upkeep.botapi import Verdict
 
-API = "api"  # the names of breakers: this, one for the token, and one for each chat
+API = "api"  # names in the breaker: this, one of the token, and the chats'
 LOCK_WAIT_SECONDS = 2.0
 SHORT_WAIT_SECONDS = 10.0
 PAUSES = {"token": 3600.0, "chat": 6 * 3600.0}  # after what only an operator can mend
@@ -77,9 +77,9 @@ def compose(batch: list[Letter], now: float) -> dict[str, Any]:
         lines.append(when + letter.text + (" (may be a repeat)" if letter.maybes else ""))
     number = first.path.name.partition(".")[0][-4:] if first.path else "unstored"
     whole = "\n".join([*lines, f"{os.uname().nodename} | #{number}"])
-    if late or first.style in ("", "HTML"):
-        return {"text": whole, "parse_mode": "" if late else first.style}
     styled = first.text if first.style == "pre" else first.text.partition("\n")[0]
+    if late or not styled or first.style in ("", "HTML"):
+        return {"text": whole, "parse_mode": "HTML" if first.style == "HTML" and not late else ""}
     entity = {"type": first.style, "offset": 0, "length": message.units(styled)}
     return {"text": whole, "entities": [entity]}
 
@@ -102,7 +102,7 @@ class Post:
         self._bot = "token " + hashlib.sha256(self._token.encode()).hexdigest()[:8]
         self._settings, self._clock, self._state = settings.telegram, clock, settings.state
         self.outbox = Outbox(settings.state / "outbox")
-        self.breakers = Breakers(settings.state / "outbox/breakers.json")
+        self.breaker = Breaker(settings.state / "outbox/breaker.json")
         self._end = time.monotonic() + self._settings.budget
         self._why, self._alone = "the time of this run was used up", False
 
@@ -118,7 +118,8 @@ class Post:
             parts = [f"{parts[0]}\n[... of {len(model.text)} characters ...]", parts[-1]]
         for chat, thread in [(model.chat, model.thread)] if model.chat else self.chats:
             for part in parts:
-                letter = replace(model, chat=chat, thread=thread, text=part)
+                style = model.style if part is parts[0] or model.style == "pre" else ""
+                letter = replace(model, chat=chat, thread=thread, text=part, style=style)
                 try:
                     written.append(self.outbox.put(letter, self._clock()))
                 except OSError as error:
@@ -136,7 +137,7 @@ class Post:
             return
         try:
             with files.lock(self._state / "lock/outbox.lock", LOCK_WAIT_SECONDS, "another sender"):
-                self.breakers = Breakers(self._state / "outbox/breakers.json")
+                self.breaker = Breaker(self._state / "outbox/breaker.json")
                 self.outbox.tidy(self._clock())
                 self._probe()
                 while time.monotonic() < self._end and (batch := self._next()):
@@ -146,19 +147,19 @@ class Post:
 
     def _probe(self) -> None:
         """After a failure, ask something harmless first: a lost answer costs no message then."""
-        if API in self.breakers.records and not self._held(""):
+        if API in self.breaker.records and not self._held(""):
             action, why, seconds, _ = self._ask("getMe", {})
             if action in ("retry", "maybe", "stop", "wait"):
-                self.breakers.failed(API, self._clock(), why, seconds)
+                self.breaker.failed(self._clock(), why, seconds)
 
     def _next(self) -> list[Letter]:
         waiting = [each for each in self.outbox.letters() if not self._held(each.chat)]
         return choose(waiting, self._clock(), self._alone) if waiting else []
 
     def _held(self, chat: str) -> str:
-        """The breaker that keeps letters to `chat` back; "" if none does."""
+        """What in the breaker keeps letters to `chat` back; "" if nothing does."""
         names = (API, self._bot, chat)
-        return next((each for each in names if self.breakers.open_until(each, self._clock())), "")
+        return next((each for each in names if self.breaker.open_until(self._clock(), each)), "")
 
     def _deliver(self, batch: list[Letter]) -> None:
         action, why, seconds, _ = self._try(batch)
@@ -166,7 +167,7 @@ class Post:
         if action == "delivered":
             self.outbox.remove(batch)
             for name in (API, self._bot, chat):
-                self.breakers.succeeded(name)
+                self.breaker.succeeded(name)
             return
         if action == "refused" and len(batch) > 1:
             self._alone = True
@@ -178,7 +179,7 @@ class Post:
         self._why = self._why if in_time else f"{why}; then the time of this run was used up"
         if action in names or (action != "refused" and in_time):
             pause = seconds or PAUSES.get(action, 0.0)
-            self.breakers.failed(names.get(action, API), self._clock(), why, pause)
+            self.breaker.failed(self._clock(), why, pause, names.get(action, API))
 
     def _try(self, batch: list[Letter]) -> "Verdict":
         """Send `batch` until there is a verdict: three tries, but one more after a lost answer."""
@@ -229,6 +230,6 @@ class Post:
         held = self._held(letter.chat)
         if why or not held:
             return (Exit.PROBLEM, why) if why else (Exit.LATER, self._why)
-        until = units.local_time(self.breakers.open_until(held, self._clock()))
-        why = f"{self.breakers.records[held]['why']}; not asked again before {until}"
+        until = units.local_time(self.breaker.open_until(self._clock(), held))
+        why = f"{self.breaker.records[held]['why']}; not asked again before {until}"
         return Exit.PROBLEM if held == self._bot else Exit.LATER, why
