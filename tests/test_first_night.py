@@ -24,7 +24,7 @@ pytestmark = [
 
 # The daemon gets its own /etc/cron.d, spool and PID file; the machine's crontabs are not seen.
 CRON = """
-mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /etc/cron.d && mount -t tmpfs tmpfs /var/spool/cron
+for place in /run /etc/cron.d /var/spool/cron; do mount -t tmpfs tmpfs $place; done
 mkdir -p /var/spool/cron/crontabs && mount --bind /dev/null /etc/crontab
 install -m 644 "$0" /etc/cron.d/upkeep && exec cron -f
 """
