@@ -25,7 +25,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from upkeep.alerts import Alerts
 from upkeep.errors import Exit, OperatorError
 from upkeep.openfiles import LeftAloneError
 from upkeep.selection import brake, clock_brake
-from upkeep.settings import CleanupSettings
+from upkeep.settings import CleanupSettings, Key, keys
 from upkeep.sweep import Done, Item, Report, Sweep
 from upkeep.text import printable
 
@@ -54,13 +54,13 @@ def parser() -> argparse.ArgumentParser:
     made = cli.parser(__doc__, EXAMPLES)
     made.add_argument("paths", nargs="*", metavar="DIR", help="directory to clean")
     made.add_argument("--rule", action="append", metavar="NAME", help="only this rule")
-    for key in rule_options():
+    for name, key in rule_options().items():
         made.add_argument(
-            "--" + key.name.replace("_", "-"),
-            action="append" if key.name in ("match", "exclude") else "store",
-            type=int if key.type is int else str,
-            metavar="N" if key.type is int else key.name.upper(),
-            help=key.metadata["doc"].replace("%", "%%"),
+            "--" + name.replace("_", "-"),
+            action="append" if name in ("match", "exclude") else "store",
+            type=int if name == "keep_newest" else str,
+            metavar="N" if name == "keep_newest" else name.upper(),
+            help=key.help.replace("%", "%%"),
         )
     cli.add_dry_run(made)
     cli.add_json(made)
@@ -71,15 +71,15 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def rule_options() -> list[Any]:
+def rule_options() -> dict[str, Key]:
     """The keys of a rule that can be given on the command line."""
     left_out = ("paths", "allow_all", "remove_empty_dirs")
-    return [key for key in fields(CleanupSettings) if key.metadata and key.name not in left_out]
+    return {name: key for name, key in keys(CleanupSettings).items() if name not in left_out}
 
 
 def chosen_rules(args: argparse.Namespace, settings: config.Config) -> list[CleanupSettings]:
     """The rule that the options describe, or those of upkeep.toml. Raises OperatorError."""
-    names = ["paths", *(key.name for key in rule_options())]
+    names = ["paths", *rule_options()]
     given = {name: getattr(args, name) for name in names if getattr(args, name)}
     if given and args.rule:
         raise OperatorError("give either --rule or the options of one rule", Exit.USAGE)

@@ -66,16 +66,36 @@ def test_a_checkout_uses_the_venv_that_lies_in_it(checkout: Path) -> None:
     assert result.stdout.strip() == str(packages / "marker_of_this_test.py"), result.stderr
 
 
-def test_a_missing_package_is_one_line_that_names_the_commands(checkout: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-I", "-S", checkout / "bin/memory_report.py"],
-        env=BARE,
+def run_without_packages(
+    checkout: Path, home: Path, env: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    (home / "upkeep.toml").touch()
+    script = [checkout / "bin/telegram_alert.py", "the text", "--config", home / "upkeep.toml"]
+    return subprocess.run(
+        [sys._base_executable, "-I", "-S", *script],
+        env={**BARE, **env},
         cwd="/",
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_without_requests_a_message_waits_and_the_commands_are_named(
+    checkout: Path, home: Path
+) -> None:
+    env = {"TELEGRAM_BOT_TOKEN": "123456:" + "A" * 35, "TELEGRAM_CHAT_ID": "1"}
+    result = run_without_packages(checkout, home, env)
+    assert result.returncode == 5
+    assert result.stderr.count("\n") == 1
+    for part in ("requests", "apt install python3-requests", "bin/setup", "pip install"):
+        assert part in result.stderr
+    assert len(list((home / "var/outbox/new").iterdir())) == 1
+
+
+def test_without_dotenv_a_file_of_secrets_names_the_commands(checkout: Path, home: Path) -> None:
+    (home / ".env").touch(0o600)
+    result = run_without_packages(checkout, home, {})
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
-    for part in ("psutil", "apt install python3-psutil", "bin/setup", "pip install"):
-        assert part in result.stderr
+    assert "apt install python3-dotenv" in result.stderr

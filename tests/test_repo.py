@@ -131,5 +131,5 @@ def test_versions_agree() -> None:
 def test_the_readme_names_the_two_commands_of_a_newcomer() -> None:
     readme = (ROOT / "README.md").read_text()
     assert "bin/test" in readme
-    for name in re.findall(r"\bbin/(\w+(?:\.py)?)", readme):
+    for name in re.findall(r"(?<![\w/])(?:\./)?bin/(\w+(?:\.py)?)", readme):
         assert (ROOT / "bin" / name).exists(), f"README names bin/{name}"

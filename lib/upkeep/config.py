@@ -5,7 +5,7 @@ The tables themselves stand in `settings`.
 
 import os
 import tomllib
-from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,8 @@ from upkeep.settings import (
     PathSettings,
     TaskSettings,
     TelegramSettings,
+    read_table,
+    unknown_key,
 )
 
 SYSTEM_FILE = Path("/etc/upkeep/upkeep.toml")
@@ -86,9 +88,9 @@ def parse(document: dict[str, Any], file: Path) -> Config:
     known = ("paths", "telegram", "jobs", "host", "task", "cleanup")
     for name, content in document.items():
         if name not in known:
-            raise _unknown(file, "table", name, known)
+            raise _fault(file, f"[{name}]: {unknown_key(name, known)}")
         if not isinstance(content, dict):
-            raise _fault(file, f"[{name}]", f"expected a table, got {content!r}")
+            raise _fault(file, f"[{name}]: expected a table, got {content!r}")
     paths = _table(PathSettings, document.get("paths", {}), file, "paths")
     state = file.parent / paths.state if paths.state else default_state(file)
     tasks = _named_tables(TaskSettings, document.get("task", {}), file, "task")
@@ -136,10 +138,10 @@ def _named_tables(
     for name, content in tables.items():
         where = f"{head}.{name}"
         if not isinstance(content, dict):
-            raise _fault(file, f"[{head}] {name}", f"expected a table [{where}], got {content!r}")
+            raise _fault(file, f"[{head}] {name}: expected a table [{where}], got {content!r}")
         reason = invalid_name(name)
         if reason:
-            raise _fault(file, f"[{where}]", reason)
+            raise _fault(file, f"[{where}]: {reason}")
         found[name] = _table(kind, content, file, where, name=name)
     return found
 
@@ -157,26 +159,10 @@ def invalid_name(name: str) -> str | None:
 def _table(
     kind: type[Table], content: dict[str, Any], file: Path, where: str, **given: Any
 ) -> Table:
-    known = {each.name: each for each in fields(kind) if each.metadata}  # type: ignore[arg-type]
-    for name in content:
-        if name not in known:
-            raise _unknown(file, f"[{where}]", name, tuple(known))
-    for name, each in known.items():
-        if name in content:
-            given[name] = _value(each, content[name], file, where)
-        elif each.default is MISSING and each.default_factory is MISSING:
-            raise _fault(file, f"[{where}]", f'the key "{name}" is missing')
     try:
-        return kind(**given)
+        return read_table(kind, content, **given)
     except ValueError as error:
-        raise _fault(file, f"[{where}]", str(error)) from None
-
-
-def _value(each: "Field[Any]", content: Any, file: Path, where: str) -> Any:
-    try:
-        return each.metadata["reader"](content)
-    except ValueError as error:
-        raise _fault(file, f"[{where}] {each.name}", str(error)) from None
+        raise _fault(file, f"[{where}] {error}") from None
 
 
 def _located(task: TaskSettings, state: Path) -> TaskSettings:
@@ -188,13 +174,5 @@ def _located(task: TaskSettings, state: Path) -> TaskSettings:
     )
 
 
-def _fault(file: Path, where: str, reason: str) -> OperatorError:
-    return OperatorError(f"{file}: {where}: {reason}", Exit.USAGE)
-
-
-def _unknown(file: Path, where: str, name: str, known: tuple[str, ...]) -> OperatorError:
-    import difflib
-
-    near = difflib.get_close_matches(name, known, 1, 0.5)
-    hint = f'; did you mean "{near[0]}"?' if near else f"; known: {', '.join(known)}"
-    return OperatorError(f'{file}: {where}: unknown key "{name}"{hint}', Exit.USAGE)
+def _fault(file: Path, reason: str) -> OperatorError:
+    return OperatorError(f"{file}: {reason}", Exit.USAGE)

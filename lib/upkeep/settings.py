@@ -1,27 +1,65 @@
-"""Every table and key of upkeep.toml: its type, its default and what it means.
+"""Every table and key of upkeep.toml with its type and its default.
 
-A key is a dataclass field with a reader, which turns the TOML value into the field's value or
-raises ValueError with a text that begins with "expected". This module is the one home of keys and
-defaults: the loader in `config`, the documentation and its test all read these tables.
+A key is a dataclass field whose annotation holds a reader: a function that turns the TOML value
+into the field's value, or raises ValueError with a text that begins with "expected". What a key
+means is explained in upkeep.example.toml; a test compares the two. A text behind the reader is the
+help of the command line option that is made from the key.
 """
 
 import signal
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from upkeep import units
 
 Reader = Callable[[Any], Any]
+Table = TypeVar("Table")
 
 
-def key(reader: Reader, doc: str, default: Any = MISSING, *, default_factory: Any = MISSING) -> Any:
-    """A dataclass field that stands for one key of a table."""
-    metadata = {"reader": reader, "doc": doc}
-    if default_factory is not MISSING:
-        return field(default_factory=default_factory, metadata=metadata)
-    return field(default=default, metadata=metadata)
+class Key(NamedTuple):
+    """One key of a table: how it is read, what its option's help says, whether it must be given."""
+
+    reader: Reader
+    help: str
+    required: bool
+
+
+def keys(table: type) -> dict[str, Key]:
+    """The keys of a table, in their order."""
+    found = {}
+    for each in fields(table):
+        extras = getattr(each.type, "__metadata__", None)
+        if extras:
+            required = each.default is MISSING and each.default_factory is MISSING
+            found[each.name] = Key(extras[0], "".join(extras[1:]), required)
+    return found
+
+
+def read_table(table: type[Table], content: dict[str, Any], **given: Any) -> Table:
+    """Make a `table` of what upkeep.toml has for it. Raises ValueError: which key, and why."""
+    known = keys(table)
+    for name, value in content.items():
+        if name not in known:
+            raise unknown_key(name, known)
+        try:
+            given[name] = known[name].reader(value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    for name, each in known.items():
+        if each.required and name not in given:
+            raise ValueError(f'the key "{name}" is missing')
+    return table(**given)
+
+
+def unknown_key(name: str, known: Iterable[str]) -> ValueError:
+    """What to say of a key that does not exist."""
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), 1, 0.5)
+    hint = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(known)}"
+    return ValueError(f'unknown key "{name}"; {hint}')
 
 
 def _of_type(kind: type, expected: str) -> Reader:
@@ -35,11 +73,11 @@ def _of_type(kind: type, expected: str) -> Reader:
 
 text = _of_type(str, "a string")
 flag = _of_type(bool, "true or false")
-_mapping = _of_type(dict, 'a table such as { NAME = "value" }')
+mapping = _of_type(dict, 'a table such as { NAME = "value" }')
 _list = _of_type(list, "a list of strings")
 
 
-def integer(least: int, most: int) -> Reader:
+def integer(least: int, most: int = 1 << 30) -> Reader:
     """A reader of whole numbers from `least` to `most`."""
 
     def read(value: Any) -> int:
@@ -50,11 +88,31 @@ def integer(least: int, most: int) -> Reader:
     return read
 
 
+def choice(*known: str) -> Reader:
+    """A reader of one of the `known` words."""
+
+    def read(value: Any) -> str:
+        if value not in known:
+            raise ValueError(f"expected one of {', '.join(known)}, got {value!r}")
+        return str(value)
+
+    return read
+
+
+def or_none(reader: Reader) -> Reader:
+    """`reader`, with "" for none."""
+    return lambda value: None if value == "" else reader(value)
+
+
 def number(value: Any) -> float:
     """A number that is not negative."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
         raise ValueError(f"expected a number of at least 0, got {value!r}")
     return float(value)
+
+
+def _text_or_number(value: Any) -> str:
+    return str(value) if isinstance(value, (int, float)) and value is not True else text(value)
 
 
 def size(value: Any) -> int:
@@ -72,15 +130,16 @@ def percent(value: Any) -> float:
     return units.parse_percent(text(value))
 
 
-def _text_or_number(value: Any) -> str:
-    return str(value) if isinstance(value, (int, float)) and value is not True else text(value)
+def free_space(value: Any) -> int | float:
+    """Free space of a disk: a fraction (float) from "10%", or bytes (int)."""
+    return percent(value) if isinstance(value, str) and "%" in value else size(value)
 
 
 def words(value: Any) -> tuple[str, ...]:
     """A list of strings that are not empty."""
     for each in _list(value):
-        if not text(each):
-            raise ValueError('expected a list of strings, got an empty one ("")')
+        if not text(each) or "\0" in each:
+            raise ValueError('expected a list of strings, got an empty one ("") or a NUL')
     return tuple(value)
 
 
@@ -94,66 +153,44 @@ def some_words(value: Any) -> tuple[str, ...]:
 def roots(value: Any) -> tuple[str, ...]:
     """Absolute directories that are written out: no variable or ~ is left in them."""
     for each in some_words(value):
-        if not each.startswith("/") or "$" in each or "\0" in each:
+        if not each.startswith("/") or "$" in each:
             raise ValueError(f'expected absolute paths without variables, got "{each}"')
     return tuple(value)
 
 
-def choice(*known: str) -> Reader:
-    """A reader of one of the `known` words."""
-
-    def read(value: Any) -> str:
-        if value not in known:
-            raise ValueError(f"expected one of {', '.join(known)}, got {value!r}")
-        return str(value)
-
-    return read
-
-
-def size_or_none(value: Any) -> int | None:
-    """Bytes; "" is none."""
-    return None if value == "" else size(value)
-
-
-def free_space(value: Any) -> int | float | None:
-    """Free space of a disk: a fraction (float) from "10%", or bytes (int); "" is none."""
-    return percent(value) if isinstance(value, str) and "%" in value else size_or_none(value)
-
-
 class Command(tuple[str, ...]):
-    """The words of a command, and its text as it was written or as a shell would want it."""
+    """The words of a command, and its text as it was written."""
 
     text: str
 
 
-def command(value: Any) -> Command:
+def command_words(value: Any) -> Command:
     """A command: a list, or one string that is split like a shell would."""
-    given = value
-    if isinstance(value, str):
-        import shlex
+    import shlex
 
-        try:
-            value = shlex.split(value)
-        except ValueError as error:
-            raise ValueError(f"expected a command, got {value!r}: {error}") from None
-    parts = tuple(text(each) for each in _list(value))
+    try:
+        parts = shlex.split(value) if isinstance(value, str) else [text(x) for x in _list(value)]
+    except ValueError as error:
+        raise ValueError(f"expected a command, got {value!r}: {error}") from None
     if not parts or not parts[0] or any("\0" in part for part in parts):
         raise ValueError("expected a command of at least one word, without NUL")
     made = Command(parts)
-    made.text = given if isinstance(given, str) else " ".join(parts)
+    made.text = value if isinstance(value, str) else " ".join(parts)
     return made
+
+
+def path(value: Any) -> Path:
+    """A path; upkeep.example.toml says what a relative one is relative to."""
+    if not text(value) or "\0" in value:
+        raise ValueError(f"expected a path, got {value!r}")
+    return Path(value)
 
 
 def absolute(value: Any) -> Path:
     """An absolute path."""
-    if not text(value).startswith("/") or "\0" in value:
+    if not path(value).is_absolute():
         raise ValueError(f'expected an absolute path, got "{value}"')
     return Path(value)
-
-
-def absolute_or_none(value: Any) -> Path | None:
-    """An absolute path; "" is none."""
-    return absolute(value) if text(value) else None
 
 
 def absolutes(value: Any) -> tuple[Path, ...]:
@@ -161,14 +198,7 @@ def absolutes(value: Any) -> tuple[Path, ...]:
     return tuple(absolute(each) for each in words(value))
 
 
-def path(value: Any) -> Path | None:
-    """A path; "" is none. What a relative one is relative to, the key's text says."""
-    if "\0" in text(value):
-        raise ValueError("expected a path without NUL")
-    return Path(value) if value else None
-
-
-def stop_signal(value: Any) -> int:
+def signal_name(value: Any) -> int:
     """The number of a signal given by name, "TERM" or "SIGTERM"."""
     name = "SIG" + text(value).upper().removeprefix("SIG")
     if name not in signal.Signals.__members__ or name in ("SIGKILL", "SIGSTOP"):
@@ -176,7 +206,7 @@ def stop_signal(value: Any) -> int:
     return int(signal.Signals[name])
 
 
-def umask(value: Any) -> int:
+def file_mask(value: Any) -> int:
     """A file mode mask in octal digits, such as "027"."""
     digits = text(value)
     if not 1 <= len(digits) <= 4 or set(digits) - set("01234567") or int(digits, 8) > 0o777:
@@ -185,34 +215,22 @@ def umask(value: Any) -> int:
 
 
 def environment(value: Any) -> dict[str, str]:
-    """Names and values of environment variables."""
-    for name, content in _mapping(value).items():
-        plain = name.isascii() and name.isidentifier()  # what a shell passes on
-        if not plain or "\0" in text(content):
+    """Names and values of environment variables, with names that a shell passes on."""
+    for name, content in mapping(value).items():
+        if not (name.isascii() and name.isidentifier()) or "\0" in text(content):
             raise ValueError(f'expected NAME = "value" without NUL, got {name!r}')
     return dict(value)
 
 
-def limits(value: Any) -> dict[str, int]:
+def resource_limits(value: Any) -> dict[str, int]:
     """Resource limits by setrlimit(2)'s names; whole numbers, or sizes such as "300M"."""
     import resource
 
     known = [each[7:].lower() for each in dir(resource) if each.startswith("RLIMIT_")]
-    for name in _mapping(value):
+    for name in mapping(value):
         if name not in known:
             raise ValueError(f'expected limits among {", ".join(known)}, got "{name}"')
     return {name: size(content) for name, content in value.items()}
-
-
-@dataclass(frozen=True)
-class Ready:
-    """What proves that a started program works; all that is given must hold within `timeout`."""
-
-    tcp: tuple[str, int] | None = None
-    log: str = ""
-    file: Path | None = None
-    command: tuple[str, ...] = ()
-    timeout: float = 30.0
 
 
 def address(value: Any) -> tuple[str, int]:
@@ -239,80 +257,64 @@ def pattern(value: Any) -> str:
     return str(value)
 
 
-def ready(value: Any) -> Ready:
+@dataclass(frozen=True)
+class Ready:
+    """What proves that a started program works; all that is given must hold within `timeout`."""
+
+    tcp: Annotated[tuple[str, int] | None, address] = None
+    log: Annotated[str, pattern] = ""
+    file: Annotated[Path | None, absolute] = None
+    command: Annotated[tuple[str, ...], command_words] = ()
+    timeout: Annotated[float, duration] = 30.0
+
+
+def readiness(value: Any) -> Ready:
     """How to tell that a program is ready, e.g. { tcp = "127.0.0.1:5000", timeout = "30s" }."""
-    readers: dict[str, Reader] = {
-        "tcp": address,
-        "log": pattern,
-        "file": absolute,
-        "command": command,
-        "timeout": duration,
-    }
-    for name in _mapping(value):
-        if name not in readers:
-            raise ValueError(f'expected {", ".join(readers)}, got "{name}"')
-    return Ready(**{name: readers[name](content) for name, content in value.items()})
+    return read_table(Ready, mapping(value))
 
 
 @dataclass(frozen=True)
 class PathSettings:
     """[paths]"""
 
-    state: Path | None = key(
-        path,
-        "The state directory, relative to this file. Default: var beside upkeep.toml,"
-        " /var/lib/upkeep for /etc/upkeep, ~/.local/state/upkeep where neither can be written.",
-        None,
-    )
-    prometheus: Path | None = key(
-        absolute_or_none,
-        "The directory of node_exporter's textfile collector; none by default.",
-        None,
-    )
+    state: Annotated[Path | None, or_none(path)] = None
+    prometheus: Annotated[Path | None, or_none(absolute)] = None
 
 
 @dataclass(frozen=True)
 class TelegramSettings:
     """[telegram]"""
 
-    connect_timeout: float = key(duration, "Longest wait for a TCP connection.", 5.0)
-    timeout: float = key(duration, "Longest wait for the TLS handshake and the answer.", 20.0)
-    tries: int = key(integer(1, 10), "Tries of one message in one run.", 3)
-    budget: float = key(duration, "Longest time one run may spend on sending.", 45.0)
-    repeat_after: float = key(
-        duration, "How long a repeat of telegram_alert.py --key is suppressed.", 900.0
-    )
-    remind_after: float = key(
-        duration, "After how long a problem that lasts is told again.", 6 * 3600.0
-    )
-    expire_after: float = key(
-        duration, "Age at which a message that could not be sent is given up.", 86400.0
-    )
+    connect_timeout: Annotated[float, duration] = 5.0
+    timeout: Annotated[float, duration] = 20.0
+    tries: Annotated[int, integer(1, 10)] = 3
+    budget: Annotated[float, duration] = 45.0
+    repeat_after: Annotated[float, duration] = 900.0
+    remind_after: Annotated[float, duration] = 6 * 3600.0
+    expire_after: Annotated[float, duration] = 86400.0
 
 
 @dataclass(frozen=True)
 class JobSettings:
     """[jobs]"""
 
-    log_max: int = key(size, "Size of one job's log; the oldest output goes first.", 64 << 20)
+    log_max: Annotated[int, size] = 64 << 20
 
 
 @dataclass(frozen=True)
 class HostSettings:
     """[host]"""
 
-    memory_alert: float = key(percent, "Share of memory in use that is a problem.", 0.80)
-    memory_clear: float = key(percent, "Share from which on down it is none any more.", 0.75)
-    samples: int = key(integer(1, 1000), "Samples in a row that open or close an alert.", 3)
-    quiet_load: float = key(number, "Load per core below which the host is quiet.", 0.5)
-    disks: tuple[Path, ...] = key(absolutes, "Mount points that are watched.", (Path("/"),))
-    disk_alert: float = key(percent, "Share of a disk in use that is a problem.", 0.90)
-    data_dirs: tuple[Path, ...] = key(absolutes, "Directories whose size is reported.", ())
-    top: int = key(integer(1, 1000), "Rows of programs in the report.", 10)
-    program_attention: int = key(size, "Memory of a program that the report points out.", 200 << 20)
-    restarts_attention: int = key(
-        integer(1, 1_000_000), "Restarts in 24 hours that the report points out.", 50
-    )
+    memory_alert: Annotated[float, percent] = 0.80
+    memory_clear: Annotated[float, percent] = 0.75
+    samples: Annotated[int, integer(1)] = 3
+    quiet_load: Annotated[float, number] = 0.5
+    disks: Annotated[tuple[Path, ...], absolutes] = (Path("/"),)
+    disk_alert: Annotated[float, percent] = 0.90
+    data_dirs: Annotated[tuple[Path, ...], absolutes] = ()
+    top: Annotated[int, integer(1)] = 10
+    program_attention: Annotated[int, size] = 200 << 20
+    restarts_attention: Annotated[int, integer(1)] = 50
 
 
 @dataclass(frozen=True)
@@ -320,50 +322,36 @@ class TaskSettings:
     """[task.NAME]"""
 
     name: str
-    command: Command = key(
-        command, "The program: a list of words, or a string that is split like a shell would."
-    )
-    shell: bool = key(flag, "Run the command, given as one string, by /bin/sh.", False)
-    cwd: Path = key(absolute, "Its working directory.", Path("/"))
-    env: dict[str, str] = key(environment, "Environment variables.", default_factory=dict)
-    env_file: Path | None = key(absolute, "A file of NAME=value lines, read before env.", None)
-    user: str = key(text, "The user it runs as; only root can name another.", "")
-    group: str = key(text, "Its group; the user's own by default.", "")
-    umask: int = key(umask, "Its file mode mask.", 0o022)
-    nice: int = key(integer(-20, 19), "Its priority; only root can go below 0.", 0)
-    limits: dict[str, int] = key(limits, "Resource limits, such as nofile.", default_factory=dict)
-    log: Path = key(path, "stdout and stderr, appended; <state>/log/<task>.log by default.", None)
-    pid_file: Path = key(path, "Its PID file; <state>/run/<task>.pid by default.", None)
-    stop_signal: int = key(stop_signal, "The signal that asks it to end.", int(signal.SIGTERM))
-    stop_timeout: float = key(duration, "Grace period before it is killed.", 30.0)
-    state_files: tuple[str, ...] = key(
-        words, "Patterns of files that are removed while it is stopped.", ()
-    )
-    state_files_older_than: float = key(duration, "Only those at least this old.", 3600.0)
-    verify: float = key(duration, "How long it must live to count as started.", 3.0)
-    ready: Ready | None = key(ready, "What must hold before it counts as started.", None)
-    max_rss: int | None = key(size, "Memory of all its processes from which it restarts.", None)
-    max_rss_samples: int = key(
-        integer(1, 1000), "Samples in a row over max_rss or max_fds that make it restart.", 3
-    )
-    max_fds: int | None = key(
-        integer(1, 1 << 30),
-        "Open descriptors of one of its processes from which it restarts.",
-        None,
-    )
-    max_age: float | None = key(duration, "Age from which it restarts.", None)
-    heartbeat: Path | None = key(absolute, "A file that it touches while it works.", None)
-    heartbeat_max_age: float = key(duration, "Age of that file from which it restarts.", 600.0)
-    quiet_load: float | None = key(
-        number, "Load per core below which the host is quiet; [host] quiet_load by default.", None
-    )
-    deadline: float = key(
-        duration, "How long a restart waits for a quiet host (see --when-quiet).", 7200.0
-    )
-    depends: tuple[str, ...] = key(words, "Tasks that are started before it.", ())
-    crash_limit: int = key(integer(1, 1000), "Deaths within crash_window that open the breaker.", 5)
-    crash_window: float = key(duration, "See crash_limit.", 600.0)
-    crash_cooldown: float = key(duration, "Pause before a given-up task is tried again.", 1800.0)
+    command: Annotated[Command, command_words]
+    shell: Annotated[bool, flag] = False
+    cwd: Annotated[Path, absolute] = Path("/")
+    env: Annotated[dict[str, str], environment] = field(default_factory=dict)
+    env_file: Annotated[Path | None, absolute] = None
+    user: Annotated[str, text] = ""
+    group: Annotated[str, text] = ""
+    umask: Annotated[int, file_mask] = 0o022
+    nice: Annotated[int, integer(-20, 19)] = 0
+    limits: Annotated[dict[str, int], resource_limits] = field(default_factory=dict)
+    log: Annotated[Path, or_none(path)] = None  # type: ignore[assignment] # config fills it in
+    pid_file: Annotated[Path, or_none(path)] = None  # type: ignore[assignment] # likewise
+    stop_signal: Annotated[int, signal_name] = int(signal.SIGTERM)
+    stop_timeout: Annotated[float, duration] = 30.0
+    state_files: Annotated[tuple[str, ...], words] = ()
+    state_files_older_than: Annotated[float, duration] = 3600.0
+    verify: Annotated[float, duration] = 3.0
+    ready: Annotated[Ready | None, readiness] = None
+    max_rss: Annotated[int | None, size] = None
+    max_rss_samples: Annotated[int, integer(1)] = 3
+    max_fds: Annotated[int | None, integer(1)] = None
+    max_age: Annotated[float | None, duration] = None
+    heartbeat: Annotated[Path | None, absolute] = None
+    heartbeat_max_age: Annotated[float, duration] = 600.0
+    quiet_load: Annotated[float | None, number] = None
+    deadline: Annotated[float, duration] = 7200.0
+    depends: Annotated[tuple[str, ...], words] = ()
+    crash_limit: Annotated[int, integer(1)] = 5
+    crash_window: Annotated[float, duration] = 600.0
+    crash_cooldown: Annotated[float, duration] = 1800.0
 
 
 @dataclass(frozen=True)
@@ -371,38 +359,24 @@ class CleanupSettings:
     """[cleanup.NAME]"""
 
     name: str
-    paths: tuple[str, ...] = key(roots, "The directories that are cleaned (roots).")
-    match: tuple[str, ...] = key(
-        some_words, "Globs of files that may go; with a / they match the path below the root."
-    )
-    exclude: tuple[str, ...] = key(words, "Globs of files that stay.", ())
-    older_than: float | None = key(duration, "Age from which a file goes.", None)
-    age: str = key(
-        choice("mtime", "name", "records"),
-        'What an age is taken from: "mtime", "name" (a date in the file name) or "records"'
-        " (the newest time inside).",
-        "mtime",
-    )
-    action: str = key(
+    paths: Annotated[tuple[str, ...], roots]
+    match: Annotated[tuple[str, ...], some_words, "Globs of files that may go."]
+    exclude: Annotated[tuple[str, ...], words, "Globs of files that stay."] = ()
+    older_than: Annotated[float | None, duration, "Age from which a file goes."] = None
+    age: Annotated[str, choice("mtime", "name", "records"), "mtime, name or records."] = "mtime"
+    action: Annotated[
+        str,
         choice("delete", "compress", "truncate", "prune"),
-        'What is done: "delete", "compress" (to NAME.gz), "truncate" (drop all lines) or "prune"'
-        " (drop the records that are older).",
-        "delete",
-    )
-    timestamp_field: str = key(text, "The key of the time in a record.", "timestamp")
-    larger_than: int | None = key(size_or_none, "Only files larger than that.", None)
-    keep_newest: int = key(
-        integer(0, 1_000_000), "Files kept of each group (a directory, a name without its date).", 0
-    )
-    max_total: int | None = key(
-        size_or_none, "Most bytes that all matched files may take; the oldest go first.", None
-    )
-    min_free: int | float | None = key(
-        free_space, 'Least free space, "10%" or "5G"; the oldest matched files go first.', None
-    )
-    min_age: float = key(duration, "max_total and min_free spare younger files.", 86400.0)
-    allow_all: bool = key(flag, 'Must be true for match = ["*"].', False)
-    remove_empty_dirs: bool = key(flag, "Remove directories that the run emptied.", False)
+        "delete, compress, truncate or prune (drop old records).",
+    ] = "delete"
+    timestamp_field: Annotated[str, text, "Key of a record's time."] = "timestamp"
+    larger_than: Annotated[int | None, or_none(size), "Only files larger than that."] = None
+    keep_newest: Annotated[int, integer(0), "Files kept of each group."] = 0
+    max_total: Annotated[int | None, or_none(size), "Most bytes of all that matches."] = None
+    min_free: Annotated[int | float | None, or_none(free_space), "Least free space."] = None
+    min_age: Annotated[float, duration, "max_total and min_free spare younger ones."] = 86400.0
+    allow_all: Annotated[bool, flag] = False
+    remove_empty_dirs: Annotated[bool, flag] = False
 
     def __post_init__(self) -> None:
         """Refuse a rule that is too wide to be meant. Raises ValueError."""

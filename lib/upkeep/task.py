@@ -16,7 +16,7 @@ from typing import Any
 from upkeep import family, files, history, launch, pidfile, proc
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
-from upkeep.settings import TaskSettings, command
+from upkeep.settings import TaskSettings, command_words
 
 
 @dataclass
@@ -187,7 +187,7 @@ def _removed(config: Config, name: str, record: Record) -> TaskSettings:
     """Stands for the table of a task that was taken out of upkeep.toml while it ran."""
     return TaskSettings(
         name=name,
-        command=command(record.command or ["unknown"]),
+        command=command_words(record.command or ["unknown"]),
         log=config.state / "log" / f"{name}.log",
         pid_file=Path(record.pid_file or config.state / "run" / f"{name}.pid"),
     )
