@@ -22,7 +22,9 @@ set_aside: list[Path] = []  # damaged state files that this run moved away, for 
 
 def make_directory(path: Path) -> None:
     """Make a private directory (0700) and its parents, if they are not there."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        make_directory(path.parent)  # Path.mkdir(parents=True) would make it open to all
+    path.mkdir(mode=0o700, exist_ok=True)
 
 
 def sync_directory(path: Path) -> None:
