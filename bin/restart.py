@@ -4,8 +4,8 @@
 usage: restart.py NAME ... | --all  [options]
 
     $ restart.py trader --dry-run
-    trader: send TERM to pid 812, KILL after 30 s: by hand
-    trader: start: python3 -u trader.py
+    trader: send TERM to pid 812, KILL after 30 s (by hand)
+    trader: start: python3 -u trader.py (by hand)
 
 Exit codes: 0 done, or not needed; 1 not started or not verified; 2 usage or configuration;
 3 refused, identity not proven; 4 another run holds the task; 5 due later, the host is not quiet;
@@ -48,44 +48,38 @@ def parser() -> ArgumentParser:
 
 def condition(known: Task, pid: int, options: Namespace) -> str | None:
     """Why the running copy is to be restarted; None when no --if-... holds."""
-    if options.if_rss_above is None and options.if_older_than is None:
+    size, oldest = options.if_rss_above, options.if_older_than
+    if size is None and oldest is None:
         return str(options.reason)
-    members = known.family().members()
-    rss, stat = family.total_rss(members), proc.read_stat(pid)
-    if options.if_rss_above is not None and rss > options.if_rss_above:
-        return f"RSS {units.format_size(rss)} > {units.format_size(options.if_rss_above)}"
+    rss, stat = family.total_rss(known.family().members()), proc.read_stat(pid)
     age = proc.age_seconds(stat) if stat else 0.0
-    if options.if_older_than is not None and age > options.if_older_than:
-        return f"age {units.format_duration(age)} > {units.format_duration(options.if_older_than)}"
+    if size is not None and rss > size:
+        return f"RSS {units.format_size(rss)} > {units.format_size(size)}"
+    if oldest is not None and age > oldest:
+        return f"age {units.format_duration(age)} > {units.format_duration(oldest)}"
     return None
 
 
 def restart(known: Task, options: Namespace) -> Result:
     """Restart one task as the options want it. Raises OperatorError and OSError."""
-    name, settings = known.name, known.settings
     if options.all and (known.record.down or known.given_up):
-        return Result(name, "not_needed", detail="stopped on purpose, or given up")
+        return Result(known.name, "not_needed", detail="stopped on purpose, or given up")
     alive = known.running()
     reason = condition(known, alive.pid, options) if alive else options.reason
     if reason is None:
-        return Result(name, "not_needed", old_pid=alive and alive.pid)
-    busy = alive and options.when_quiet and limits.not_quiet(settings, known.config.host)
-    if busy:
-        return defer(known, f"{reason}; {busy}", options)
-    if options.dry_run:
-        return Result(name, "planned", plan=control.plan(known, alive, reason))
-    return control.restart(known, reason, control.BY_HAND)
-
-
-def defer(known: Task, reason: str, options: Namespace) -> Result:
-    """Leave a mark for the watchdog. An earlier mark keeps its deadline."""
+        return Result(known.name, "not_needed", old_pid=alive and alive.pid)
     wait = known.settings.deadline if options.deadline is None else options.deadline
+    busy = limits.not_quiet(known.settings, known.config.host) if options.when_quiet else None
     if options.dry_run:
-        return Result(known.name, "planned", plan=[f"mark it due: {reason}"])
-    if not known.record.due:
+        result = Result(known.name, "planned")
+        result.plan = control.plan(known, alive, f"{reason}; {busy}: due later" if busy else reason)
+        return result
+    if not alive or not busy:
+        return control.restart(known, reason, control.BY_HAND)
+    if not known.record.due:  # an earlier mark keeps its deadline
         known.record.due = {**history.stamp(time.time()), "wait": wait, "reason": reason}
         known.save()
-    return Result(known.name, "deferred", Exit.LATER, reason=reason)
+    return Result(known.name, "deferred", Exit.LATER, reason=f"{reason}; {busy}")
 
 
 @cli.script
@@ -95,8 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = config.load(options.config)
     if bool(options.names) == options.all:
         raise OperatorError("give the names of tasks, or --all", Exit.USAGE)
-    names = cli.chosen_tasks(settings, options.names) or list(settings.tasks)
-    names = control.in_order(settings, names)
+    names = control.in_order(
+        settings, cli.chosen_tasks(settings, options.names or list(settings.tasks))
+    )
     return outcome.by_hand(settings, names, options, lambda known: restart(known, options))
 
 

@@ -4,7 +4,7 @@
 usage: stop.py NAME ... [--dry-run] [--json]
 
     $ stop.py trader -v
-    trader: stopped: pid 812 ended after 0.2 s
+    trader: stopped, pid 812, by hand
 
 It stays down over reboots, until restart.py NAME starts it. A task that was removed from
 upkeep.toml while it ran can still be stopped.
@@ -41,8 +41,9 @@ def stop(known: Task, dry_run: bool) -> Result:
     """Stop one task. Raises OperatorError and OSError."""
     if not dry_run:
         return control.stop(known, control.BY_HAND)
-    steps = control.plan_of_stop(known, known.running(), control.BY_HAND)
-    return Result(known.name, "planned", plan=steps)
+    result = Result(known.name, "planned")
+    result.plan = control.plan_of_stop(known, known.running(), control.BY_HAND)
+    return result
 
 
 @cli.script
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     options = parser().parse_args(argv)
     settings = config.load(options.config)
-    recorded = set(task.recorded_names(settings))
+    recorded = task.recorded_names(settings)
     cli.chosen_tasks(settings, [name for name in options.names if name not in recorded])
     names = list(dict.fromkeys(options.names))
     return outcome.by_hand(settings, names, options, lambda known: stop(known, options.dry_run))

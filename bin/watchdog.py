@@ -13,20 +13,32 @@ Exit codes: 0 all is as wanted; 1 something is not; 2 usage or configuration; 3 
 not proven; 6 something cannot be stopped; 7 something is given up.
 """
 
+import contextlib
 import os
 import sys
 import time
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, config, control, crashloop, death, files, limits, outcome, proc, ready, task
+from upkeep import (
+    cli,
+    config,
+    control,
+    death,
+    files,
+    history,
+    launch,
+    limits,
+    outcome,
+    proc,
+    ready,
+    task,
+)
 from upkeep.config import Config
 from upkeep.errors import Exit
-from upkeep.history import stamp
 from upkeep.outcome import Result
 from upkeep.task import Task
 from upkeep.units import format_duration
@@ -34,8 +46,6 @@ from upkeep.units import format_duration
 EXAMPLES = """  watchdog.py               # what cron runs every minute
   watchdog.py --dry-run     # what would it do now?
   watchdog.py --linger 55   # react to a death within milliseconds until the next tick"""
-
-Table = dict[int, proc.Stat]
 
 
 class Step(NamedTuple):
@@ -47,44 +57,46 @@ class Step(NamedTuple):
     death: bool = False
 
 
-def parser() -> ArgumentParser:
-    """The options of this script."""
-    made = cli.parser(__doc__, EXAMPLES)
-    cli.add_dry_run(made)
-    cli.add_json(made)
-    made.add_argument("names", nargs="*", metavar="NAME", help="only these tasks")
-    made.add_argument(
-        "--linger", type=cli.duration, default=0.0, metavar="SECONDS", help="stay that long"
-    )
-    return made
+def age(moment: history.Event) -> float:
+    """Seconds since a moment that `history.stamp` made."""
+    return history.age(moment, time.time(), proc.uptime(), proc.boot_id())
 
 
-def step_for_dead(known: Task, why: str, deaths: int, cooled: bool) -> Step:
-    """What a task that does not run needs; `deaths` are those of the window before this one."""
+def deaths(known: Task) -> int:
+    """Unplanned deaths and failed starts within crash_window; nothing resets them."""
+    window, boot, uptime = known.settings.crash_window, proc.boot_id(), proc.uptime()
+    events = history.since(known.config.state, window, time.time(), uptime, boot)
+    mine = (each for each in events if each.get("task") == known.name)
+    return sum(each.get("event") == "death" or each.get("outcome") == "failed" for each in mine)
+
+
+def step_for_dead(known: Task, why: str, died_before: int) -> Step:
+    """What a task that does not run needs."""
     record = known.record
     if record.down:
         return Step("leave", "stopped on purpose")
     if known.given_up:
+        cooled = age(record.trouble["given_up"]) >= known.settings.crash_cooldown
         return Step("start", "tried again", "probe") if cooled else Step("leave", "given up")
     if record.pid == 0 and not record.trouble:
         return Step("start", "it was not started before", "first")
-    if record.pid and (record.boot_id != proc.boot_id() or death.interrupted(known)):
+    if record.pid and (record.boot_id != proc.boot_id() or "interrupted" in why):
         return Step("start", why, "boot" if record.boot_id != proc.boot_id() else "restart")
     died = record.pid != 0
     why = f"died: {why}" if died else "the last start failed"
-    if deaths + died >= known.settings.crash_limit or record.trouble.get("tripped"):
+    if died_before + died >= known.settings.crash_limit or "tripped" in record.trouble:
         return Step("give up", why, death=died)
     return Step("start", why, "death", died)
 
 
-def step_for_running(known: Task, stat: proc.Stat, table: Table) -> Step:
+def step_for_running(known: Task, stat: proc.Stat, table: dict[int, proc.Stat]) -> Step:
     """What a task that runs needs."""
     record, due = known.record, known.record.due
     if stat.state in "Tt":
         return Step("leave", "frozen by a signal or a debugger; only restart.py restarts it")
     if record.stopping:
         return Step("restart", f"an interrupted restart is finished ({record.stopping})", "restart")
-    if due and crashloop.age(due) >= due["wait"]:
+    if due and age(due) >= due["wait"]:
         return Step("restart", f"{due['reason']}; the deadline has come", "due")
     if due and not limits.not_quiet(known.settings, known.config.host):
         return Step("restart", f"{due['reason']}; now the host is quiet", "due")
@@ -92,82 +104,88 @@ def step_for_running(known: Task, stat: proc.Stat, table: Table) -> Step:
     return Step("restart", why, category) if why else Step("leave")
 
 
-def look_after(known: Task, table: Table, dry_run: bool) -> Result:
+def look_after(known: Task, table: dict[int, proc.Stat], dry_run: bool) -> Result:
     """Decide what one task needs, and do it. Raises OperatorError and OSError."""
-    before = str(known.record)
+    before, died_before = str(known.record), 0
     alive = known.running()
     stat = proc.read_stat(alive.pid) if alive else None
     if stat:
-        deaths, step = 0, step_for_running(known, stat, table)
+        step = step_for_running(known, stat, table)
     else:
-        deaths = crashloop.deaths(known)
-        step = step_for_dead(known, death.cause(known), deaths, crashloop.cooled_down(known))
+        died_before = deaths(known)
+        step = step_for_dead(known, death.cause(known), died_before)
+    acts = step.action in ("start", "restart")
     if dry_run:
-        act = step.action in ("start", "restart")
-        plan = control.plan(known, alive, step.why) if act else [f"{step.action}: {step.why}"]
-        return Result(known.name, "planned", plan=plan)
-    outage = death.outage(known) if step.death else None
-    tail = files.tail(known.settings.log, start=known.record.log_start)
-    if step.death:
-        crashloop.note_death(known, step.why, outage)
-    if step.action == "leave":
-        result = rest(known, stat, step)
-        if str(known.record) != before or known.renamed_from:
-            known.save()
+        result = Result(known.name, "planned")
+        plan = control.plan(known, alive, step.why) if acts else [f"{step.action} {step.why}"]
+        result.plan = plan
         return result
+    outage, tail = note_death(known, step) if step.death else (None, [])
     if step.action == "give up":
         return give_up(known, step, tail)
-    result = control.restart(known, step.why, step.category)
-    if outage is not None and result.downtime_seconds is None:
-        result.downtime_seconds = round(outage, 3)
-    if deaths == 0 and (step.death or result.code or step.category in ("limit", "heartbeat")):
-        tell(result, tail)
+    if acts:
+        result = control.restart(known, step.why, step.category)
+        result.facts = {"downtime_seconds": outage, "log_tail": tail, **result.facts}
+        if died_before == 0 and (result.code or step.category in ("death", "limit", "heartbeat")):
+            tell(result, outage)
+        return result
+    result = rest(known, stat, step)
+    if str(known.record) != before or known.renamed_from:
+        known.save()
     return result
 
 
-def tell(result: Result, tail: list[str]) -> None:
+def note_death(known: Task, step: Step) -> tuple[float | None, list[str]]:
+    """Put a death on record, once, also if this tick is killed; the outage and the last lines."""
+    record = known.record
+    status, ended = launch.how_it_ended(known.config, known.name, record.nonce)
+    outage = None if status is None else round(max(0.0, time.time() - ended), 3)
+    event = {"task": known.name, "event": "death", "detail": step.why, "old_pid": record.pid}
+    with contextlib.suppress(OSError):
+        history.record(known.config.state, {**event, "downtime_seconds": outage}, time.time())
+    record.pid = 0
+    known.note_trouble()
+    return outage, files.tail(known.settings.log, 10, start=record.log_start)
+
+
+def tell(result: Result, outage: float | None) -> None:
     """Have it told what just happened; what follows within the window is only counted."""
-    outage, last = result.downtime_seconds, result.log_tail or tail
-    facts = [
-        result.detail or "",
-        f"outage {format_duration(outage)}" if outage is not None else "",
-        *(["its last lines:", *last] if last else []),
-    ]
-    body = "\n".join(each for each in facts if each)
-    result.note("problem", f"{result.task}: {result.outcome}: {result.reason}", body)
+    result.tell_failure()
+    if outage is not None and result.note:
+        kind, title, body = result.note
+        result.note = (kind, title, f"outage {format_duration(outage)}\n{body}")
 
 
 def give_up(known: Task, step: Step, tail: list[str]) -> Result:
     """Open the crash-loop breaker; after a failed probe, silently open it again."""
-    settings = known.settings
+    settings, tripped = known.settings, "tripped" in known.record.trouble
     result = Result(known.name, "given_up", Exit.GIVEN_UP, detail=step.why, log_tail=tail)
-    if not known.record.trouble.get("tripped"):
-        window = format_duration(settings.crash_window)
+    if not tripped:
+        window, wait = map(format_duration, (settings.crash_window, settings.crash_cooldown))
         title = f"{known.name}: given up after {settings.crash_limit} deaths within {window}"
-        again = f"next try in {format_duration(settings.crash_cooldown)}"
-        result.event, body = "given_up", "\n".join([step.why, again, *tail])
-        result.note("breaker", title, body)
+        result.note = ("again", title, "\n".join([step.why, f"next try in {wait}", *tail]))
     known.record.pid = 0
-    known.note_trouble(given_up=stamp(time.time()), tripped=True)
+    known.note_trouble(given_up=history.stamp(time.time()), tripped=True)
     return result
 
 
 def rest(known: Task, stat: proc.Stat | None, step: Step) -> Result:
-    """Leave a task as it is; an outage that is over is told, as is one that is not."""
-    record, name = known.record, known.name
+    """Leave a task as it is; the end of an outage is told."""
+    record, name, settings = known.record, known.name, known.settings
+    if stat is None and record.down:
+        return Result(name, "stopped", detail=step.why)
     if stat is None:
-        if record.down:
-            return Result(name, "stopped", detail=step.why)
         return Result(name, "given_up", Exit.GIVEN_UP, detail=step.why)
-    result = Result(name, "running", old_pid=stat.pid, detail=step.why or None)
-    record.down = False
-    if record.unready and known.settings.ready:
-        record.unready = ready.unmet(known, known.settings.ready) or ""
-    if record.unready or step.why:
-        result.code, result.detail = Exit.PROBLEM, record.unready or step.why
-    elif record.trouble and proc.age_seconds(stat) >= crashloop.healthy_age(known):
-        lasted = {"lasted", "tripped", "blocked"} & record.trouble.keys()
-        result.note("recovered" if lasted else "forget", f"{name} works again")
+    if record.unready:
+        record.unready = (settings.ready and ready.unmet(known, settings.ready)) or ""
+    wrong = record.unready or step.why
+    result = Result(name, "running", Exit.PROBLEM if wrong else Exit.DONE, detail=wrong or None)
+    result.facts["old_pid"], record.down = stat.pid, False
+    # A copy that lives for that long would never fill the window with deaths.
+    long_enough = settings.crash_window / settings.crash_limit
+    if record.trouble and not wrong and proc.age_seconds(stat) >= long_enough:
+        lasted = {"lasted", "tripped"} & record.trouble.keys()
+        result.note = ("recovered" if lasted else "forget", f"{name} works again", "")
         record.trouble = {}
     return result
 
@@ -176,49 +194,49 @@ def tick(settings: Config, names: Sequence[str], dry_run: bool) -> list[Result]:
     """Look after each task; one that fails does not stop the others."""
     limited = any(settings.tasks[name].max_rss or settings.tasks[name].max_fds for name in names)
     table = proc.scan() if limited else {}
-    results = [
-        outcome.attempt(
-            settings, name, 0.0, dry_run, lambda known: look_after(known, table, dry_run)
-        )
-        for name in names
-    ]
-    if not dry_run:
-        outcome.deliver(settings, results)
+
+    def care(known: Task) -> Result:
+        return look_after(known, table, dry_run)
+
+    results = [outcome.attempt(settings, name, 0.0, dry_run, care) for name in names]
+    outcome.deliver(settings, results)
     return [each for each in results if each.outcome != "busy"]
 
 
 def linger(settings: Config, names: Sequence[str], seconds: float) -> None:
-    """Sleep on the programs' pidfds, and tick for one as soon as it ends, with growing pauses."""
+    """Sleep on the programs' pidfds and tick for one that ends, after 0, 1, 2, 4, ... s."""
     end = time.monotonic() + seconds
-    waits: dict[str, float] = {}
-    while (left := end - time.monotonic()) > 0:
-        opened = {}
-        for name in names:
-            known = task.load(settings, name)
-            fd = proc.open_process(known.record.identity) if known.record.pid else None
-            if fd is not None:
-                opened[fd] = name
-        ready_at = min(waits.values(), default=end)
-        wait = max(0.0, min(left, ready_at - time.monotonic()))
-        gone = proc.wait_for_any_exit(opened, wait)
-        for fd in gone:
-            known = task.load(settings, opened[fd])
-            waits[opened[fd]] = time.monotonic() + crashloop.pause(crashloop.deaths(known) + 1)
-        for fd in opened:
-            os.close(fd)
-        now = [name for name, when in waits.items() if when <= time.monotonic()]
-        tick(settings, now, dry_run=False)
-        for name in now:
-            del waits[name]
+    due: dict[str, float] = {}
+    while (now := time.monotonic()) < end:
+        with contextlib.ExitStack() as opened:
+            watched = {}
+            for name in names:
+                known = task.load(settings, name)
+                fd = proc.open_process(known.record.identity) if known.record.pid else None
+                if fd is not None:
+                    opened.callback(os.close, fd)
+                    watched[fd] = known
+            ended = proc.wait_for_any_exit(watched, min(end, *due.values(), end) - now)
+            for known in (watched[fd] for fd in ended):
+                pause = 2.0 ** (deaths(known) - 1) if deaths(known) else 0.0
+                due[known.name] = time.monotonic() + min(60.0, pause)
+        ripe = [name for name, when in due.items() if when <= time.monotonic()]
+        tick(settings, ripe, dry_run=False)
+        due = {name: when for name, when in due.items() if name not in ripe}
 
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
-    options = parser().parse_args(argv)
+    made = cli.parser(__doc__, EXAMPLES)
+    cli.add_dry_run(made)
+    cli.add_json(made)
+    made.add_argument("names", nargs="*", metavar="NAME", help="only these tasks")
+    made.add_argument("--linger", type=cli.duration, default=0.0, metavar="SECONDS")
+    options = made.parse_args(argv)
     settings = config.load(options.config)
-    names = cli.chosen_tasks(settings, options.names) or list(settings.tasks)
-    names = control.in_order(settings, names)
+    chosen = cli.chosen_tasks(settings, options.names) or list(settings.tasks)
+    names = control.in_order(settings, chosen)
     status = outcome.show(settings, tick(settings, names, options.dry_run), options)
     if options.linger and not options.dry_run:
         linger(settings, names, options.linger)

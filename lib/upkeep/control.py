@@ -15,42 +15,32 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from upkeep import death, family, files, history, launch, pidfile, proc, ready, statefiles, units
+from upkeep import death, family, files, history, launch, pidfile, proc, ready, units
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
 from upkeep.outcome import Result
 from upkeep.task import Record, Task, record_path
 
 BY_HAND = "by hand"
-_TAIL_LINES = 10
 
 
 def plan(task: Task, old: proc.Identity | None, reason: str) -> list[str]:
-    """What `restart` would do. Raises OperatorError where it could not even begin."""
-    settings = task.settings
-    launch.check(task.config, settings)
-    stale = statefiles.remove(
-        settings.state_files, settings.state_files_older_than, time.time(), dry_run=True
-    )
-    return [
-        *plan_of_stop(task, old, reason),
-        *(f"remove {path}" for path in stale),
-        f"start: {shlex.join(settings.command)} ({reason})",
-    ]
+    """What `restart` would do; it is prepared and given up. Raises like `restart`."""
+    with launch.prepared(task.config, task.settings, ""):
+        stale = [f"remove {path}" for path in state_files(task, dry_run=True)]
+        start = f"start: {shlex.join(task.settings.command)} ({reason})"
+        return [*plan_of_stop(task, old, reason), *stale, start]
 
 
 def plan_of_stop(task: Task, old: proc.Identity | None, reason: str) -> list[str]:
     """What `stop` would do."""
     if old is None:
-        return []
-    settings = task.settings
-    name = signal.Signals(settings.stop_signal).name.removeprefix("SIG")
-    grace = units.format_duration(settings.stop_timeout)
+        return [f"nothing to stop ({reason})"]
+    name = signal.Signals(task.settings.stop_signal).name.removeprefix("SIG")
+    grace = units.format_duration(task.settings.stop_timeout)
     others = [str(stat.pid) for stat in task.family().members() if stat.pid != old.pid]
-    steps = [f"send {name} to pid {old.pid}, KILL after {grace} ({reason})"]
-    if others:
-        steps.append(f"then TERM, KILL to what is left of its family: {' '.join(others)}")
-    return steps
+    rest = [f"then TERM and KILL to its family: {' '.join(others)}"] if others else []
+    return [f"send {name} to pid {old.pid}, KILL after {grace} ({reason})", *rest]
 
 
 def restart(task: Task, reason: str, category: str) -> Result:
@@ -61,22 +51,21 @@ def restart(task: Task, reason: str, category: str) -> Result:
     old = task.running()
     result = Result(task.name, event="restart" if old else "start", reason=reason)
     nonce = secrets.token_hex(8)
-    with contextlib.ExitStack() as cleanup:
-        waiting = cleanup.enter_context(launch.prepare(task.config, task.settings, nonce))
+    with (
+        launch.prepared(task.config, task.settings, nonce) as waiting,
+        contextlib.ExitStack() as leftovers,
+    ):
         fresh = _new_record(task, waiting, category)
-        places = _stage(cleanup, task, fresh)
-        stopped = _stop(task, old, reason, result)
-        settings = task.settings
-        statefiles.remove(
-            settings.state_files, settings.state_files_older_than, time.time(), dry_run=False
-        )
+        places = _stage(leftovers, task, fresh)
+        places.append((waiting.status, launch.end_file(task.config, task.name)))
+        stopped = _stop_old(task, old, reason, result)
+        state_files(task, dry_run=False)
         for temporary, place in places:
             files.publish(temporary, place)
         task.record = fresh
-        started = waiting.go()
+        began = waiting.go()
         if stopped is not None:
-            result.downtime_seconds = round(max(0.0, started - stopped.ended_at), 4)
-        result.new_pid = fresh.pid
+            result.facts["downtime_seconds"] = round(max(0.0, began - stopped.ended_at), 4)
         _conclude(task, result, ready.failure(task, waiting))
     _remember(task, result)
     return result
@@ -84,19 +73,41 @@ def restart(task: Task, reason: str, category: str) -> Result:
 
 def stop(task: Task, reason: str) -> Result:
     """End the running copy and remember that it is wanted down. Raises OperatorError, OSError."""
-    known = task.record
-    old = task.running()
+    known, old = task.record, task.running()
     result = Result(task.name, "stopped" if old else "not_needed", reason=reason)
     was_down = known.down
     if not was_down or known.due or known.trouble:
         known.down, known.due, known.trouble = True, {}, {}
         task.save()
     _end(task, old, result)
-    _remove_pid_file(task, known.pid)
+    _remove_pid_file(task)
     if old or not was_down:
-        result.event = "stop"
+        result.facts["event"] = "stop"
         _remember(task, result)
     return result
+
+
+def state_files(task: Task, dry_run: bool) -> list[str]:
+    """Remove the task's stale state files, never through a symlink; their paths."""
+    import glob
+    import stat
+
+    from upkeep import tree
+
+    removed = []
+    limit = time.time() - task.settings.state_files_older_than
+    for path in sorted(
+        {each for pattern in task.settings.state_files for each in glob.iglob(pattern)}
+    ):
+        folder, name = os.path.split(path)
+        with contextlib.suppress(OSError), tree.opened(folder) as directory:
+            info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            link_or_folder = stat.S_ISLNK(info.st_mode) or stat.S_ISDIR(info.st_mode)
+            if info.st_mtime <= limit and not link_or_folder:
+                if not dry_run:
+                    os.unlink(name, dir_fd=directory)
+                removed.append(path)
+    return removed
 
 
 def _new_record(task: Task, waiting: launch.Waiting, category: str) -> Record:
@@ -122,29 +133,26 @@ def _new_record(task: Task, waiting: launch.Waiting, category: str) -> Record:
     )
 
 
-def _stage(cleanup: contextlib.ExitStack, task: Task, fresh: Record) -> list[tuple[Path, Path]]:
+def _stage(leftovers: contextlib.ExitStack, task: Task, fresh: Record) -> list[tuple[Path, Path]]:
     """Write record and PID file beside their places, so that a full disk shows up here."""
-    owner = launch.user_of(task.settings)
+    account, group = launch.user_of(task.settings)
     pid_file = task.settings.pid_file
     files.make_directory(pid_file.parent)
     directory = os.stat(pid_file.parent)
-    if reason := pidfile.untrusted(directory, {0, os.geteuid(), owner.pw_uid}):
-        raise OperatorError(f"{pid_file}: not written: {pid_file.parent} {reason}", Exit.REFUSED)
+    if reason := pidfile.untrusted(directory, {0, os.geteuid(), account.pw_uid}):
+        raise OperatorError(f"{pid_file}: not written: {reason}", Exit.REFUSED)
     record = files.state_text(dataclasses.asdict(fresh))
-    places = []
-    for place, data, mode in (
-        (record_path(task.config, task.name), record, 0o600),
-        (pid_file, b"%d\n" % fresh.pid, 0o644),
-    ):
-        temporary = files.stage(place, data, mode)
-        cleanup.callback(files.discard, temporary)
-        places.append((temporary, place))
-    if os.geteuid() == 0 and directory.st_uid == owner.pw_uid:  # it may rewrite its own PID file
-        os.chown(places[1][0], owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+    place = record_path(task.config, task.name)
+    places = [(files.stage(place, record), place)]
+    leftovers.callback(files.discard, places[0][0])
+    places.append((files.stage(pid_file, b"%d\n" % fresh.pid, 0o644), pid_file))
+    leftovers.callback(files.discard, places[1][0])
+    if os.geteuid() == 0 and directory.st_uid == account.pw_uid:  # it may rewrite its own
+        os.chown(places[1][0], account.pw_uid, group, follow_symlinks=False)
     return places
 
 
-def _stop(
+def _stop_old(
     task: Task, old: proc.Identity | None, reason: str, result: Result
 ) -> family.Stopped | None:
     """Stop the old copy; the record says so first, for the case that we are killed meanwhile."""
@@ -155,8 +163,6 @@ def _stop(
         return _end(task, old, result)
     except OperatorError:
         task.record.stopping = ""
-        with contextlib.suppress(OSError):
-            task.save()
         raise
 
 
@@ -166,49 +172,45 @@ def _end(task: Task, old: proc.Identity | None, result: Result) -> family.Stoppe
         return None
     relatives = task.family()
     if old:
-        result.old_pid = old.pid
-        result.rss_before_bytes = family.total_rss(relatives.members())
+        result.facts.update(old_pid=old.pid, rss_before_bytes=_rss(task))
     stopped = relatives.stop(task.settings.stop_signal, task.settings.stop_timeout)
-    if not old:
-        return None
-    result.stop_seconds, result.killed = round(stopped.seconds, 3), stopped.killed
-    return stopped
+    if old:
+        result.facts.update(stop_seconds=round(stopped.seconds, 3), killed=stopped.killed)
+    return stopped if old else None
 
 
-def _remove_pid_file(task: Task, ended: int) -> None:
+def _rss(task: Task) -> int:
+    return family.total_rss(task.family().members())
+
+
+def _remove_pid_file(task: Task) -> None:
     """Remove the PID file if it still names the copy that has ended."""
-    if ended and pidfile.plain_pid(task.settings.pid_file) == ended:
+    if pidfile.plain_pid(task.settings.pid_file) == (task.record.pid or None):
         files.discard(task.settings.pid_file)
 
 
 def _conclude(task: Task, result: Result, why: str | None) -> None:
     """Judge the start and bring the record up to date."""
-    known = task.record
-    alive = task.running()
-    with contextlib.suppress(OSError):  # what is on the disk names the right process already
-        if alive:
-            result.new_pid = alive.pid
-            known.exe = proc.executable(alive.pid)
-            result.rss_after_bytes = family.total_rss(task.family().members())
-            if pidfile.plain_pid(task.settings.pid_file) != alive.pid:
-                files.atomic_write(task.settings.pid_file, b"%d\n" % alive.pid, 0o644)
-        if why is None:
-            result.outcome = "restarted" if result.event == "restart" else "started"
-        else:
-            _conclude_failure(task, result, why, alive is not None)
-        task.save()
-
-
-def _conclude_failure(task: Task, result: Result, why: str, alive: bool) -> None:
-    known = task.record
-    result.outcome, result.code = "failed", Exit.PROBLEM
-    result.detail = why if alive else f"{why}: {death.cause(task)}"
-    result.log_tail = files.tail(task.settings.log, _TAIL_LINES, start=known.log_start)
-    known.trouble = {"since": time.time(), **known.trouble, "lasted": True}
-    known.unready = why if alive else ""
+    known, alive = task.record, task.running()
+    result.outcome = "restarted" if result.facts["event"] == "restart" else "started"
+    result.facts["new_pid"] = known.pid
+    if alive:
+        known.exe = proc.executable(alive.pid)
+        result.facts["rss_after_bytes"] = _rss(task)
+    if why is not None:
+        result.outcome, result.code = "failed", Exit.PROBLEM
+        tail = files.tail(task.settings.log, 10, start=known.log_start)
+        detail = why if alive else f"{why}: {death.cause(task)}"
+        result.facts.update(detail=detail, log_tail=tail)
+        known.unready = why if alive else ""
+        known.trouble = {"since": time.time(), **known.trouble, "lasted": True}
     if not alive:
-        _remove_pid_file(task, known.pid)
+        _remove_pid_file(task)
         known.pid = 0  # this death is told, and counted as a failed start
+    with contextlib.suppress(OSError):  # what is on the disk names the right process already
+        task.save()
+        if alive and pidfile.plain_pid(task.settings.pid_file) != alive.pid:
+            files.atomic_write(task.settings.pid_file, b"%d\n" % alive.pid, 0o644)
 
 
 def _remember(task: Task, result: Result) -> None:
@@ -223,13 +225,11 @@ def in_order(config: Config, names: Sequence[str]) -> list[str]:
     ordered: list[str] = []
 
     def visit(name: str, above: tuple[str, ...]) -> None:
-        if name in above:
-            circle = " -> ".join((*above, name))
-            raise OperatorError(f"{config.file}: depends: a circle: {circle}", Exit.USAGE)
+        unknown = [each for each in config.tasks[name].depends if each not in config.tasks]
+        if unknown or name in above:
+            why = f"there is no task {unknown[0]}" if unknown else f"a circle with {above}"
+            raise OperatorError(f"{config.file}: [task.{name}] depends: {why}", Exit.USAGE)
         for needed in config.tasks[name].depends:
-            if needed not in config.tasks:
-                where = f"{config.file}: [task.{name}] depends"
-                raise OperatorError(f'{where}: there is no task "{needed}"', Exit.USAGE)
             visit(needed, (*above, name))
         if name in names and name not in ordered:
             ordered.append(name)

@@ -1,9 +1,9 @@
 """All processes of one task: who belongs to it, and how they are stopped.
 
-A program's children may leave its process group, its session and even its tree. So relatives are
-known by the tree, by the session that our start opened, and by the tag that every start puts into
-the environment (`UPKEEP_TASK=<task>:<nonce>`, proc(5)). Programs that overwrite their environment
-are known by the session and the executable.
+A program's children may leave its group, its session and even its tree. So relatives are known by
+the tree, by the session that our start opened, and by the tag that every start puts into the
+environment (UPKEEP_TASK=<task>:<nonce>); those that overwrite their environment and have lost the
+program are known by session and executable together.
 """
 
 import os
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from upkeep import proc, text, units
+from upkeep import proc, text
 from upkeep.errors import Exit, OperatorError
 
 KILL_SECONDS = 10.0  # how long a killed process may take to vanish before we say it can't be
@@ -22,16 +22,16 @@ _ROUNDS = 10
 
 
 class Stopped(NamedTuple):
-    """How a stop went: seconds until the program had ended, who it took SIGKILL to end."""
+    """Seconds until the program had ended, when that was (monotonic), whether it took SIGKILL."""
 
     seconds: float
-    ended_at: float  # time.monotonic()
+    ended_at: float
     killed: bool
 
 
 @dataclass(frozen=True)
 class Family:
-    """The program `main` and all that came from it."""
+    """The program `main` and all that came from it. `session` 0: it was not started by us."""
 
     main: proc.Identity
     session: int
@@ -50,26 +50,22 @@ class Family:
         main = table.get(self.main.pid)
         alive = main is not None and main.start_ticks == self.main.start_ticks
         tree = {self.main.pid, *proc.descendants(table, self.main.pid)} if alive else set()
-        found = [
-            stat
-            for stat in table.values()
-            if not stat.dead and (stat.pid in tree or self._is_ours(stat, alive, sweep))
-        ]
+
+        def is_ours(stat: proc.Stat) -> bool:
+            if stat.dead or stat.start_ticks < self.main.start_ticks:
+                return False
+            if stat.pid in tree:
+                return True
+            if self.session and stat.session == self.session:
+                # Without its leader, the number of the session could be somebody else's by now.
+                return alive or proc.executable(stat.pid) == (self.exe or None) or tagged(stat)
+            return sweep and tagged(stat)
+
+        def tagged(stat: proc.Stat) -> bool:
+            return bool(self.tag) and proc.has_variable(stat.pid, "UPKEEP_TASK", self.tag)
+
+        found = filter(is_ours, table.values())
         return sorted(found, key=lambda stat: (stat.pid != self.main.pid, stat.start_ticks))
-
-    def _is_ours(self, stat: proc.Stat, main_alive: bool, sweep: bool) -> bool:
-        if stat.start_ticks < self.main.start_ticks:
-            return False
-        if self.session and stat.session == self.session:
-            # Without its leader, the number of the session could be somebody else's by now.
-            return main_alive or self._same_program(stat) or self._is_tagged(stat)
-        return sweep and self._is_tagged(stat)
-
-    def _same_program(self, stat: proc.Stat) -> bool:
-        return bool(self.exe) and proc.executable(stat.pid) == self.exe
-
-    def _is_tagged(self, stat: proc.Stat) -> bool:
-        return bool(self.tag) and proc.has_variable(stat.pid, "UPKEEP_TASK", self.tag)
 
     def stop(self, number: int, grace: float) -> Stopped:
         """End the program with signal `number`, or SIGKILL after `grace` seconds, then the rest.
@@ -104,40 +100,31 @@ def end(identities: Iterable[proc.Identity], number: int, grace: float) -> bool:
         for identity in identities:
             if (fd := proc.open_process(identity)) is not None:
                 opened[fd] = identity
-        for fd, identity in opened.items():
-            _signal(fd, identity, number)
-            _signal(fd, identity, signal.SIGCONT)
+        for fd in opened:
+            proc.send_signal(fd, number)
+            proc.send_signal(fd, signal.SIGCONT)
         left = proc.wait_for_exit(opened, grace)
         for fd in left:
-            _signal(fd, opened[fd], signal.SIGKILL)
+            proc.send_signal(fd, signal.SIGKILL)
         stuck = proc.wait_for_exit(left, KILL_SECONDS)
         if stuck:
-            raise OperatorError(_why_stuck(opened[stuck.pop()]), Exit.CANNOT_STOP)
+            raise OperatorError(_why_stuck(opened[stuck.pop()].pid), Exit.CANNOT_STOP)
         return bool(left)
+    except PermissionError:
+        pids = ", ".join(str(each.pid) for each in opened.values())
+        why = f"not allowed to signal pid {pids}; run as root or as the user it belongs to"
+        raise OperatorError(why, Exit.CANNOT_STOP) from None
     finally:
         for fd in opened:
             os.close(fd)
 
 
-def _signal(fd: int, identity: proc.Identity, number: int) -> None:
-    try:
-        proc.send_signal(fd, number)
-    except PermissionError:
-        raise OperatorError(
-            f"pid {identity.pid}: not allowed to signal it: it belongs to uid"
-            f" {proc.owner(identity.pid)}; run as root or as that user",
-            Exit.CANNOT_STOP,
-        ) from None
-
-
-def _why_stuck(identity: proc.Identity) -> str:
-    stat = proc.read_stat(identity.pid)
-    waits = proc.read_file(f"/proc/{identity.pid}/wchan").decode("ascii", "replace") or "unknown"
-    return (
-        f"pid {identity.pid} ({text.printable(stat.name if stat else '?')}) is still there"
-        f" {units.format_duration(KILL_SECONDS)} after SIGKILL, state"
-        f" {stat.state if stat else '?'}, in the kernel at {waits}; no second copy is started"
-    )
+def _why_stuck(pid: int) -> str:
+    stat = proc.read_stat(pid)
+    name, state = (text.printable(stat.name), stat.state) if stat else ("?", "?")
+    waits = proc.read_file(f"/proc/{pid}/wchan").decode("ascii", "replace") or "unknown"
+    after = f"{KILL_SECONDS:g} s after SIGKILL"
+    return f"pid {pid} ({name}) is there {after}, state {state}, in {waits}; no copy is started"
 
 
 def total_rss(members: Iterable[proc.Stat]) -> int:

@@ -1,4 +1,4 @@
-"""What makes a running task due for a restart: memory, descriptors, age, heartbeat, load."""
+"""What makes a running task due for a restart: memory, descriptors, age, a silent heartbeat."""
 
 import contextlib
 import os
@@ -9,24 +9,30 @@ from upkeep.settings import HostSettings, TaskSettings
 from upkeep.task import Task
 
 _CLOCK_STEP_SECONDS = 30.0
-_Seen = dict[str, float]
 
 
 def exceeded(task: Task, stat: proc.Stat, table: dict[int, proc.Stat]) -> tuple[str, str] | None:
     """("limit" or "heartbeat", which one and by how much), or None.
 
-    Limits that need several samples in a row are counted in the task's record, in memory.
+    Samples in a row are counted in the task's record, in memory. After a step of the clock every
+    heartbeat looks silent: a second look gives a working program the time to touch its file.
     """
-    settings, seen = task.settings, task.record.over
+    settings, known = task.settings, task.record
     age = proc.age_seconds(stat)
     if settings.max_age is not None and age > settings.max_age:
         return "limit", f"age {_span(age)} > {_span(settings.max_age)}"
-    for name, reading in (("rss", _memory(task, table)), ("fds", _descriptors(task, table))):
-        seen[name] = seen.get(name, 0) + 1 if reading else 0
-        if reading and seen[name] >= settings.max_rss_samples:
-            return "limit", f"{reading} for {settings.max_rss_samples} samples"
-    late = _heartbeat(task, age)
-    return ("heartbeat", late) if late else None
+    step = (time.time() - proc.uptime()) - (known.started_at - known.started_uptime)
+    stepped = known.started_at and abs(step) > _CLOCK_STEP_SECONDS
+    for name, reading, needed in (
+        ("memory", _memory(task, table), settings.max_rss_samples),
+        ("fds", _descriptors(task, table), settings.max_rss_samples),
+        ("heartbeat", _heartbeat(settings, age), 2 if stepped else 1),
+    ):
+        known.over[name] = known.over.get(name, 0) + 1 if reading else 0
+        if reading and known.over[name] >= needed:
+            kind = "heartbeat" if name == "heartbeat" else "limit"
+            return kind, f"{reading} for {needed} samples" if needed > 1 else reading
+    return None
 
 
 def _span(seconds: float) -> str:
@@ -34,19 +40,15 @@ def _span(seconds: float) -> str:
 
 
 def _memory(task: Task, table: dict[int, proc.Stat]) -> str | None:
-    """Memory over max_rss: where the sum of the RSS is, the PSS (shared pages once) decides."""
+    """Memory over max_rss: when the sum of the RSS is, the PSS (shared pages once) decides."""
     limit = task.settings.max_rss
-    if limit is None:
+    members = task.family().members(table, sweep=False) if limit is not None else []
+    if limit is None or family.total_rss(members) <= limit:
         return None
-    members = task.family().members(table, sweep=False)
-    rss = family.total_rss(members)
-    if rss <= limit:
-        return None
-    shares = [_pss(stat) for stat in members] if len(members) > 1 else [rss]
-    if sum(shares) <= limit:
-        return None
-    kind = "RSS" if len(members) == 1 else f"PSS of {len(members)} processes"
-    return f"{kind} {units.format_size(sum(shares))} > {units.format_size(limit)}"
+    size = sum(map(_pss, members)) if len(members) > 1 else family.total_rss(members)
+    kind = f"PSS of {len(members)} processes" if len(members) > 1 else "RSS"
+    shown = f"{kind} {units.format_size(size)} > {units.format_size(limit)}"
+    return shown if size > limit else None
 
 
 def _pss(stat: proc.Stat) -> int:
@@ -65,30 +67,15 @@ def _descriptors(task: Task, table: dict[int, proc.Stat]) -> str | None:
     return f"{most} open descriptors > {limit}" if most > limit else None
 
 
-def _heartbeat(task: Task, age: float) -> str | None:
-    """A heartbeat that is late, counted from the start of the copy at the earliest.
-
-    The clock may have been stepped since the file was touched: then it must look stale for as
-    long as a beat may take, so that a working program gets the chance to touch it.
-    """
-    file, most = task.settings.heartbeat, task.settings.heartbeat_max_age
-    if file is None:
+def _heartbeat(task: TaskSettings, age: float) -> str | None:
+    """A heartbeat that is late, or far in the future; it is counted from the start on."""
+    if task.heartbeat is None:
         return None
-    silence, ahead = age, False
     with contextlib.suppress(OSError):
-        since_beat = time.time() - file.stat().st_mtime
-        ahead = since_beat < -1
-        silence = age if ahead else min(age, since_beat)
-    if silence <= most:
-        task.record.over.pop("stale_since", None)
-        return None
-    known, uptime = task.record, proc.uptime()
-    step = (time.time() - uptime) - (known.started_at - known.started_uptime)
-    if ahead or (known.started_at and abs(step) > _CLOCK_STEP_SECONDS):
-        first = known.over.setdefault("stale_since", round(uptime, 1))
-        if uptime - first <= most:
-            return None
-    return f"heartbeat {file} is silent for {_span(silence)} > {_span(most)}"
+        age = min(age, abs(time.time() - task.heartbeat.stat().st_mtime))
+    late = age > task.heartbeat_max_age
+    shown = f"heartbeat silent for {_span(age)} > {_span(task.heartbeat_max_age)}"
+    return shown if late else None
 
 
 def not_quiet(task: TaskSettings, host: HostSettings) -> str | None:

@@ -1,85 +1,46 @@
 """What happened to one task, and how that is told: rows, lines, exit statuses, messages."""
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any
 
-from upkeep import cli, task
+from upkeep import cli, files
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
-from upkeep.task import Task
+from upkeep.task import Task, load
 
 _OUTCOMES = {Exit.REFUSED: "refused", Exit.BUSY: "busy", Exit.CANNOT_STOP: "cannot_stop"}
 _LOCK_WAIT_SECONDS = 10.0
 
 
-class Note(NamedTuple):
-    """One message to tell: "problem", "breaker", "recovered", or "forget" an open episode."""
-
-    kind: str
-    key: str
-    title: str
-    body: str = ""
-
-
-@dataclass
 class Result:
-    """The fields but `code` are the row of --json; those of an event are a line of history."""
+    """`facts` are the row of --json; `plan` has the lines of --dry-run; `note` is a message to
+    tell: what to do with the task's episode (a method of Alerts), a title and a body."""
 
-    task: str
-    outcome: str = ""
-    code: int = Exit.DONE
-    event: str | None = None
-    reason: str | None = None
-    old_pid: int | None = None
-    new_pid: int | None = None
-    stop_seconds: float | None = None
-    downtime_seconds: float | None = None
-    rss_before_bytes: int | None = None
-    rss_after_bytes: int | None = None
-    killed: bool | None = None
-    detail: str | None = None
-    plan: list[str] | None = None
-    log_tail: list[str] | None = None
-    notes: list[Note] = field(default_factory=list)
+    def __init__(self, task: str, outcome: str = "", code: int = Exit.DONE, **facts: Any) -> None:
+        self.task, self.outcome, self.code, self.facts = task, outcome, code, facts
+        self.plan: list[str] = []
+        self.note: tuple[str, str, str] | None = None
 
-    def row(self) -> dict[str, object]:
-        """The fields that are known."""
-        pairs = dataclasses.asdict(self).items()
-        return {
-            key: value for key, value in pairs if value is not None and key not in ("code", "notes")
-        }
-
-    def note(self, kind: str, title: str, body: str = "") -> None:
-        """Have a message told about this task."""
-        self.notes.append(Note(kind, f"task:{self.task}", title, body))
-
-    def note_by_hand(self) -> None:
-        """Have it told that an action by hand went wrong, or that all is well again."""
-        if self.code not in (Exit.DONE, Exit.LATER, Exit.BUSY):
-            self.note_failure()
-        elif self.new_pid:
-            self.note("recovered", f"{self.task} works again")
-
-    def note_failure(self) -> None:
-        """Have it told why this went wrong, with the last lines of the log."""
-        body = "\n".join([self.detail or "", *(self.log_tail or [])])
-        self.note("problem", f"{self.task}: {self.outcome}", body.strip())
+    def row(self) -> dict[str, Any]:
+        """What is known, for JSON and for the history."""
+        known = {key: value for key, value in self.facts.items() if value is not None}
+        plan = {"plan": self.plan} if self.plan else {}
+        return {"task": self.task, "outcome": self.outcome, **known, **plan}
 
     def line(self) -> str:
         """One line for people and for the log."""
-        facts = [
-            self.outcome,
-            f"pid {self.old_pid} -> {self.new_pid}" if self.old_pid and self.new_pid else "",
-            f"pid {self.new_pid}" if self.new_pid and not self.old_pid else "",
-            f"down for {self.downtime_seconds:.3f} s" if self.downtime_seconds is not None else "",
-            self.reason or "",
-            self.detail or "",
-        ]
-        return f"{self.task}: {', '.join(each for each in facts if each)}"
+        row = self.row()
+        pids = " -> ".join(str(row[key]) for key in ("old_pid", "new_pid") if key in row)
+        facts = [self.outcome, pids and f"pid {pids}", row.get("reason"), row.get("detail")]
+        return f"{self.task}: {', '.join(fact for fact in facts if fact)}"
+
+    def tell_failure(self) -> None:
+        """Have it told what went wrong, with the last lines of the program's log."""
+        lines = [self.facts.get("detail") or "", *self.facts.get("log_tail", ())]
+        title = f"{self.task}: {self.outcome}: {self.facts.get('reason') or 'nothing was done'}"
+        self.note = ("problem", title, "\n".join(line for line in lines if line))
 
 
 def attempt(
@@ -91,22 +52,21 @@ def attempt(
     that something is wrong, so that its end can be told.
     """
     known = None
+    path = config.state / "lock" / f"task-{name}.lock"
     try:
-        with task.locked(config, name, wait):
-            known = task.load(config, name)
+        with files.lock(path, wait, f"another restart, stop or tick of {name}"):
+            known = load(config, name)
             return action(known)
-    except (OperatorError, OSError) as error:
-        code, text = Exit.PROBLEM, str(error)
-        if isinstance(error, OperatorError):
-            code = error.code
-        elif error.strerror:
-            text = f"{error.filename or name}: {error.strerror}; nothing was stopped or started"
-        if known and not dry_run:
-            known.note_trouble(blocked=True)
-        result = Result(name, _OUTCOMES.get(code, "failed"), code, detail=text)
-        if code != Exit.BUSY:
-            result.note_failure()
-        return result
+    except OperatorError as error:
+        code, why = error.code, str(error)
+    except OSError as error:
+        code, why = Exit.PROBLEM, f"{error.filename or name}: {error.strerror or error}"
+    result = Result(name, _OUTCOMES.get(code, "failed"), code, detail=why)
+    if code != Exit.BUSY and not dry_run:
+        result.tell_failure()
+        if known:
+            known.note_trouble(lasted=True)
+    return result
 
 
 def by_hand(
@@ -119,31 +79,32 @@ def by_hand(
     results = []
     for name in names:
         result = attempt(config, name, _LOCK_WAIT_SECONDS, options.dry_run, action)
-        if not result.notes:
-            result.note_by_hand()
+        if result.outcome == "failed" and not options.dry_run:
+            result.tell_failure()
+        elif result.outcome in ("started", "restarted"):
+            result.note = ("recovered", f"{name} works again", "")
         results.append(result)
-    if not options.dry_run:
-        deliver(config, results)
+    deliver(config, results)
     return show(config, results, options)
 
 
 def deliver(config: Config, results: Sequence[Result]) -> None:
     """Send the messages; without one, nothing is imported or read."""
-    notes = [note for each in results for note in each.notes]
-    if not notes:
+    noted = [(f"task:{each.task}", *each.note) for each in results if each.note]
+    if not noted:
         return
     from upkeep.alerts import Alerts
 
     with Alerts(config) as alerts:
-        for note in notes:
-            if note.kind == "problem":
-                alerts.problem(note.key, note.title, note.body, "critical")
-            elif note.kind == "breaker":  # the same episode, but told once more
-                alerts.repeated(note.key, note.title, note.body, "critical", 0.0)
-            elif note.kind == "recovered":
-                alerts.recovered(note.key, note.title, note.body)
+        for key, kind, title, body in noted:
+            if kind == "problem":
+                alerts.problem(key, title, body, "critical")
+            elif kind == "again":
+                alerts.repeated(key, title, body, "critical", 0.0)
+            elif kind == "recovered":
+                alerts.recovered(key, title, body)
             else:
-                alerts.forget(note.key)
+                alerts.forget(key)
 
 
 def show(config: Config, results: Sequence[Result], options: argparse.Namespace) -> int:
@@ -151,14 +112,13 @@ def show(config: Config, results: Sequence[Result], options: argparse.Namespace)
     if options.json:
         cli.print_json({"results": [each.row() for each in results]})
     for each in results:
-        if each.event or each.code:
+        if "event" in each.facts or each.code:
             cli.log(config, each.line())
-        if each.plan is not None and not options.json:
+        if each.plan and not options.json:
             print("\n".join(f"{each.task}: {step}" for step in each.plan))
         elif each.code not in (Exit.DONE, Exit.LATER):
-            cli.warn(each.line())
-            for line in each.log_tail or []:
-                cli.warn(f"  {line}")
+            for line in (each.line(), *each.facts.get("log_tail", ())):
+                cli.warn(line)
         elif not options.json and (options.verbose or sys.stdout.isatty()):
             print(each.line())
     return max((each.code for each in results), default=Exit.DONE)

@@ -1,8 +1,7 @@
 """PID files: what counts as one, whose word is taken, and which process it may name.
 
-A PID file is a hint written by somebody at some time. It is believed only when nobody but root,
-this user and the task's user could have written it, and when the process it names started before
-it was written and looks like the task.
+It is believed only when nobody but root, this user and the task's user could have written it, and
+when the process that it names started before it was written and looks like the task.
 """
 
 import errno
@@ -10,7 +9,7 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from upkeep import proc
 from upkeep.errors import Exit, OperatorError
@@ -19,63 +18,61 @@ from upkeep.settings import TaskSettings
 _MOST_BYTES = 64
 
 
-class Claim(NamedTuple):
-    """What a PID file says: a PID (None: something else), by whom, and when (Unix seconds)."""
-
-    pid: int | None
-    owner: int
-    written_at: float
-
-
 def process(task: TaskSettings, user: int | None) -> proc.Identity | None:
-    """The running process that the task's PID file names and that is proven to be the task.
+    """The running process that the PID file names and that is proven to be the task, or None.
 
-    None when there is no file or it is left over from a process that ended or from before the
-    boot. `user` is the uid that the task must run as, if any. Raises OperatorError (refused).
+    `user` is the uid that it must have, if any. A file left over from a process that ended, or
+    from before the boot, names none. Raises OperatorError (refused).
     """
-    claim = read(task.pid_file, {0, os.geteuid(), *(() if user is None else (user,))})
-    if claim is None:
+    path = task.pid_file
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    fresh = claim.written_at >= time.time() - proc.uptime()
-    if claim.pid is None:
-        if fresh:
-            _refuse(task.pid_file, "it does not hold exactly one process number")
-        return None
-    found = proc.read_stat(claim.pid)
-    if found is None and proc.is_hidden(claim.pid):
-        _refuse(task.pid_file, f"pid {claim.pid} exists, but /proc does not show it to this user")
-    if found is None or found.dead:
-        return None
-    return _judged(task, claim, found, user, fresh)
+    except OSError as error:
+        _refuse(path, "a symbolic link" if error.errno == errno.ELOOP else str(error.strerror))
+    with open(fd, "rb", buffering=0) as file:
+        info = os.fstat(fd)
+        trusted = {0, os.geteuid(), *(() if user is None else (user,))}
+        reason = untrusted(info, trusted) or untrusted(os.stat(path.parent), trusted)
+        if reason or not stat.S_ISREG(info.st_mode):
+            _refuse(path, reason or "not a regular file")
+        pid = _parse(file.read(_MOST_BYTES))
+    return _judged(task, pid, info, user)
 
 
 def _judged(
-    task: TaskSettings, claim: Claim, found: proc.Stat, user: int | None, fresh: bool
+    task: TaskSettings, pid: int | None, info: os.stat_result, user: int | None
 ) -> proc.Identity | None:
-    identity = proc.Identity(proc.boot_id(), found.pid, found.start_ticks)
-    started_before = time.time() - proc.age_seconds(found) <= claim.written_at + 1
-    expected = user if user is not None else claim.owner or None
-    stranger = expected is not None and proc.owner(found.pid) != expected
-    if looks_like(found.pid, task.command) and not stranger:
-        if started_before and fresh:
-            return identity
-        _refuse(task.pid_file, f"pid {found.pid} looks like it, but started after it was written")
-    if started_before and fresh:
-        _refuse(task.pid_file, f"pid {found.pid} ({found.name}) is not the task's program")
-    return None  # the number was given to another process since
+    fresh = info.st_mtime >= time.time() - proc.uptime()
+    found = proc.read_stat(pid) if pid else None
+    if pid and proc.is_hidden(pid):
+        _refuse(task.pid_file, f"/proc does not show its pid {pid} to this user")
+    if pid is None and fresh:
+        _refuse(task.pid_file, "not exactly one process number")
+    if found is None or found.dead:
+        return None
+    before = fresh and time.time() - proc.age_seconds(found) <= info.st_mtime + 1
+    expected = user if user is not None else info.st_uid or None
+    same_user = expected is None or proc.owner(found.pid) == expected
+    ours = same_user and looks_like(found.pid, task.command)
+    if before and ours:
+        return proc.Identity(proc.boot_id(), found.pid, found.start_ticks)
+    if before or ours:  # without both, the number was given to another process since
+        why = "started after it was written" if ours else f"({found.name}) is another program"
+        _refuse(task.pid_file, f"its pid {found.pid} {why}")
+    return None
 
 
 def looks_like(pid: int, command: tuple[str, ...]) -> bool:
-    """Whether `pid` runs `command`, an interpreter put in front or its title rewritten."""
-    shown = proc.command_line(pid)
-    if not shown:
-        return False
+    """Whether `pid` runs `command`: behind an interpreter, or with a title of its own."""
+    shown = [word for word in proc.command_line(pid) if word]
     name = os.path.basename(command[0])
-    own_title = shown[0].strip() and len([word for word in shown if word]) == 1
-    if own_title and os.path.basename(proc.executable(pid)) == name:
+    if len(shown) == 1 and os.path.basename(proc.executable(pid)) == name:  # "nginx: master ..."
         return os.path.basename(shown[0].split()[0]).rstrip(":") == name
     last = shown[-len(command) :]
-    return os.path.basename(last[0]) == name and last[1:] == list(command[1:])
+    wanted = [word for word in command[1:] if word]
+    return bool(last) and os.path.basename(last[0]) == name and last[1:] == wanted
 
 
 def plain_pid(path: Path) -> int | None:
@@ -87,34 +84,16 @@ def plain_pid(path: Path) -> int | None:
         return None
 
 
-def read(path: Path, trusted: set[int]) -> Claim | None:
-    """The claim of the PID file at `path`; None when there is none. Raises OperatorError."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        link = error.errno == errno.ELOOP
-        _refuse(path, "it is a symbolic link" if link else f"{error.strerror}")
-    with open(fd, "rb", buffering=0) as file:
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode):
-            _refuse(path, "it is not a regular file")
-        for place, about in ((path, info), (path.parent, os.stat(path.parent))):
-            if (reason := untrusted(about, trusted)) is not None:
-                _refuse(path, f"{place} {reason}")
-        return Claim(_parse(file.read(_MOST_BYTES)), info.st_uid, info.st_mtime)
-
-
 def untrusted(info: os.stat_result, trusted: set[int]) -> str | None:
     """Why somebody outside `trusted` (uids) could have written there; None when nobody could."""
     sticky = stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX
+    what = "its directory" if stat.S_ISDIR(info.st_mode) else "it"
     if info.st_uid not in trusted:
-        return f"belongs to user {info.st_uid}"
+        return f"{what} belongs to user {info.st_uid}"
     if info.st_mode & stat.S_IWOTH and not sticky:
-        return "is writable by everybody"
+        return f"{what} is writable by everybody"
     if info.st_mode & stat.S_IWGRP and info.st_gid not in (0, os.getegid()) and not sticky:
-        return f"is writable by group {info.st_gid}"
+        return f"{what} is writable by group {info.st_gid}"
     return None
 
 
@@ -127,7 +106,7 @@ def _parse(data: bytes) -> int | None:
 
 def _refuse(path: Path, reason: str) -> NoReturn:
     raise OperatorError(
-        f"{path}: not taken as a PID file: {reason}; nobody was signalled and nothing started."
+        f"{path}: not trusted: {reason}; nobody was signalled, nothing started."
         f" If no copy runs: rm {path}",
         Exit.REFUSED,
     )

@@ -8,14 +8,14 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from upkeep import family, files, history, launch, pidfile, proc
+from upkeep import files, history, launch, pidfile, proc
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
+from upkeep.family import Family
 from upkeep.settings import TaskSettings, command_words
 
 
@@ -23,13 +23,13 @@ from upkeep.settings import TaskSettings, command_words
 class Record:
     """What is remembered about a task. Times are Unix seconds, uptimes seconds since boot.
 
-    `trouble` describes an outage that goes on ("since", "told", "given_up"), `due` a restart that
-    waits for a quiet host, `over` how many samples in a row a limit was exceeded, `counts` the
-    starts by cause; nothing but the removal of the file resets them.
+    `trouble` describes an outage that goes on ("since", "lasted", "tripped", "given_up"), `due` a
+    restart that waits for a quiet host, `over` how many samples in a row a limit was exceeded,
+    `counts` the starts by cause; nothing but the removal of the file resets them.
     """
 
     boot_id: str = ""
-    pid: int = 0
+    pid: int = 0  # 0: none, or one whose death is accounted for
     start_ticks: int = 0
     session: int = 0  # the session that our start opened; 0: somebody else started it
     nonce: str = ""
@@ -46,7 +46,7 @@ class Record:
     unready: str = ""
     due: dict[str, Any] = field(default_factory=dict)
     trouble: dict[str, Any] = field(default_factory=dict)
-    over: dict[str, float] = field(default_factory=dict)
+    over: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -57,7 +57,7 @@ class Record:
 
 @dataclass
 class Task:
-    """A task of the configuration together with its record."""
+    """A task together with its record. `renamed_from` is the name that the record has yet."""
 
     config: Config
     settings: TaskSettings
@@ -72,7 +72,7 @@ class Task:
     @property
     def given_up(self) -> bool:
         """Whether the crash-loop breaker is open."""
-        return bool(self.record.trouble.get("given_up"))
+        return "given_up" in self.record.trouble
 
     def save(self) -> None:
         """Store the record. Raises OSError."""
@@ -86,27 +86,23 @@ class Task:
         with contextlib.suppress(OSError):
             self.save()
 
-    def family(self) -> family.Family:
+    def family(self) -> Family:
         """The processes that belong to the recorded copy."""
         known = self.record
-        return family.Family(known.identity, known.session, known.tag, known.exe)
+        return Family(known.identity, known.session, known.tag, known.exe)
 
     def running(self) -> proc.Identity | None:
-        """The copy that runs now, or None; one that the PID file proves goes on record.
+        """The copy that runs now, or None. One that was not on record is put there, in memory.
 
-        The record in memory then names it; nothing is written. Raises OperatorError (refused)
-        where it can't be told.
+        Raises OperatorError (refused) where it can't be told.
         """
         known = self.record
         if known.boot_id == proc.boot_id() and known.pid:
             if proc.is_alive(known.identity):
                 return known.identity
             if proc.is_hidden(known.pid):
-                raise OperatorError(
-                    f"{self.name}: pid {known.pid} exists, but /proc does not show it to this"
-                    " user; run as root, or mount /proc without hidepid",
-                    Exit.REFUSED,
-                )
+                why = f"{self.name}: /proc does not show its pid {known.pid} to this user"
+                raise OperatorError(f"{why}; run as root, or without hidepid", Exit.REFUSED)
         found = self._successor() or self._adopted()
         if found:
             self._put_on_record(found)
@@ -114,22 +110,18 @@ class Task:
 
     def ended_well(self) -> bool:
         """Whether the recorded process ended with status 0, as a daemon's first one does."""
-        return launch.exit_status(self.config, self.name, self.record.nonce) == 0
+        return launch.how_it_ended(self.config, self.name, self.record.nonce)[0] == 0
 
     def _successor(self) -> proc.Identity | None:
         """The process that goes on when a program of ours has put itself into the background."""
         known = self.record
         if not known.session or known.boot_id != proc.boot_id() or not self.ended_well():
             return None
-        relatives = self.family().members()
-        named = pidfile.plain_pid(self.settings.pid_file)
-        for stat in relatives:
-            if stat.pid == named:
-                return proc.Identity(known.boot_id, stat.pid, stat.start_ticks)
-        pids = {stat.pid for stat in relatives}
-        heads = [stat for stat in relatives if stat.parent not in pids]
-        only = heads[0] if len(heads) == 1 else None
-        return proc.Identity(known.boot_id, only.pid, only.start_ticks) if only else None
+        relatives = {stat.pid: stat for stat in self.family().members()}
+        heads = [stat for stat in relatives.values() if stat.parent not in relatives]
+        named = relatives.get(pidfile.plain_pid(self.settings.pid_file) or 0)
+        chosen = named or (heads[0] if len(heads) == 1 else None)
+        return proc.Identity(known.boot_id, chosen.pid, chosen.start_ticks) if chosen else None
 
     def _adopted(self) -> proc.Identity | None:
         known = self.record
@@ -138,19 +130,20 @@ class Task:
             and pidfile.plain_pid(self.settings.pid_file) == known.pid
         ):
             return None  # the record says that this very start has ended: the PID is reused
-        user = launch.user_of(self.settings)
-        return pidfile.process(self.settings, user.pw_uid if self.settings.user else None)
+        user = launch.user_of(self.settings)[0].pw_uid if self.settings.user else None
+        return pidfile.process(self.settings, user)
 
     def _put_on_record(self, found: proc.Identity) -> None:
         known, stat = self.record, proc.read_stat(found.pid)
         tag = proc.environment(found.pid).get("UPKEEP_TASK", "")
-        ours = tag.startswith(self.name + ":")
-        known.tag = tag if ours else known.tag
-        known.session = stat.session if stat and stat.session == stat.pid and ours else 0
+        tagged = tag.startswith(f"{self.name}:")
+        after_ours = known.boot_id == found.boot_id and found.start_ticks >= known.start_ticks > 0
+        leads = stat is not None and stat.session == stat.pid
+        known.session = found.pid if leads and (tagged or after_ours) else 0
+        known.tag = tag if tagged else known.tag
         known.boot_id, known.pid, known.start_ticks = found
         known.exe = proc.executable(found.pid)
         known.command = list(self.settings.command)
-        known.pid_file = str(self.settings.pid_file)
 
 
 def record_path(config: Config, name: str) -> Path:
@@ -165,22 +158,23 @@ def load(config: Config, name: str) -> Task:
     under a name that upkeep.toml no longer has, with this very command, is this task renamed.
     """
     record = _read(config, name)
-    settings = config.tasks.get(name) or _removed(config, name, record)
-    if record is not _EMPTY:
+    settings = config.tasks.get(name) or _removed(config, name, record or Record())
+    if record:
         return Task(config, settings, record)
     for other in recorded_names(config):
-        old = _read(config, other)
-        same = old.command == list(settings.command)
-        if other not in config.tasks and same and proc.is_alive(old.identity):
+        old = _read(config, other) if other not in config.tasks else None
+        if old and old.command == list(settings.command) and proc.is_alive(old.identity):
             return Task(config, settings, old, renamed_from=other)
     events = (each for each in history.newest_first(config.state) if each.get("task") == name)
     return Task(config, settings, Record(down=next(events, {}).get("event") == "stop"))
 
 
-def _read(config: Config, name: str) -> Record:
+def _read(config: Config, name: str) -> Record | None:
+    """The record, without values of a wrong type; None when there is none."""
     stored = files.read_state(record_path(config, name))
-    known = {key: value for key, value in stored.items() if _fits(key, value)}
-    return Record(**known) if known else _EMPTY
+    usual = dataclasses.asdict(Record())
+    fitting = {key: stored[key] for key in usual if type(stored.get(key)) is type(usual[key])}
+    return Record(**fitting) if stored else None
 
 
 def _removed(config: Config, name: str, record: Record) -> TaskSettings:
@@ -191,24 +185,6 @@ def _removed(config: Config, name: str, record: Record) -> TaskSettings:
         log=config.state / "log" / f"{name}.log",
         pid_file=Path(record.pid_file or config.state / "run" / f"{name}.pid"),
     )
-
-
-def _fits(key: str, value: object) -> bool:
-    default = getattr(_EMPTY, key, None)
-    if isinstance(default, float) and isinstance(value, int):
-        return True
-    return default is not None and type(value) is type(default)
-
-
-_EMPTY = Record()
-
-
-@contextlib.contextmanager
-def locked(config: Config, name: str, wait: float) -> Iterator[None]:
-    """Hold the task's lock: one restart, stop or tick of it at a time. Raises OperatorError."""
-    path = config.state / "lock" / f"task-{name}.lock"
-    with files.lock(path, wait, f"another restart, stop or tick of {name}"):
-        yield
 
 
 def recorded_names(config: Config) -> list[str]:

@@ -12,6 +12,10 @@ import sys
 import time
 
 
+def say(line: str) -> None:
+    os.write(1, f"{line}\n".encode())  # in one piece: parent and child share the log
+
+
 def stay() -> None:
     while True:
         time.sleep(60)
@@ -21,7 +25,7 @@ def child(own_session: bool) -> None:
     if os.fork() == 0:
         if own_session:
             os.setsid()
-        print(f"child {os.getpid()}", flush=True)
+        say(f"child {os.getpid()}")
         stay()
 
 
@@ -64,7 +68,7 @@ def main() -> None:
         import socket
 
         kept.append(socket.create_server(("127.0.0.1", options.listen)))
-    print(f"ready {os.getpid()}", flush=True)
+    say(f"ready {os.getpid()}")
     if options.exit is not None:
         time.sleep(options.after)
         sys.exit(options.exit)
