@@ -71,9 +71,8 @@ def restart(known: Task, options: Namespace) -> Result:
     wait = known.settings.deadline if options.deadline is None else options.deadline
     busy = limits.not_quiet(known.settings, known.config.host) if options.when_quiet else None
     if options.dry_run:
-        result = Result(known.name, "planned")
-        result.plan = control.plan(known, alive, f"{reason}; {busy}: due later" if busy else reason)
-        return result
+        plan = control.plan(known, alive, f"{reason}; {busy}: due later" if busy else reason)
+        return Result(known.name, "planned", plan=plan)
     if not alive or not busy:
         return control.restart(known, reason, control.BY_HAND)
     if not known.record.due:  # an earlier mark keeps its deadline

@@ -14,7 +14,6 @@ holds the task; 6 it cannot be stopped.
 """
 
 import sys
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,28 +27,22 @@ EXAMPLES = """  stop.py trader            # end it, and let it stay down
   stop.py trader --dry-run  # which processes would be signalled?"""
 
 
-def parser() -> ArgumentParser:
-    """The options of this script."""
-    made = cli.parser(__doc__, EXAMPLES)
-    cli.add_dry_run(made)
-    cli.add_json(made)
-    made.add_argument("names", nargs="+", metavar="NAME", help="tasks of upkeep.toml")
-    return made
-
-
 def stop(known: Task, dry_run: bool) -> Result:
     """Stop one task. Raises OperatorError and OSError."""
     if not dry_run:
         return control.stop(known, control.BY_HAND)
-    result = Result(known.name, "planned")
-    result.plan = control.plan_of_stop(known, known.running(), control.BY_HAND)
-    return result
+    plan = control.plan_of_stop(known, known.running(), control.BY_HAND)
+    return Result(known.name, "planned", plan=plan)
 
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
-    options = parser().parse_args(argv)
+    parser = cli.parser(__doc__, EXAMPLES)
+    cli.add_dry_run(parser)
+    cli.add_json(parser)
+    parser.add_argument("names", nargs="+", metavar="NAME", help="tasks of upkeep.toml")
+    options = parser.parse_args(argv)
     settings = config.load(options.config)
     recorded = task.recorded_names(settings)
     cli.chosen_tasks(settings, [name for name in options.names if name not in recorded])

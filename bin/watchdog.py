@@ -28,9 +28,7 @@ from upkeep import (
     config,
     control,
     death,
-    files,
     history,
-    launch,
     limits,
     outcome,
     proc,
@@ -49,12 +47,11 @@ EXAMPLES = """  watchdog.py               # what cron runs every minute
 
 
 class Step(NamedTuple):
-    """What to do with a task, why, and as what a start counts. A `death` goes into the history."""
+    """What to do with a task, why, and as what a start counts."""
 
     action: str  # "leave", "start", "restart" or "give up"
     why: str = ""
     category: str = ""
-    death: bool = False
 
 
 def age(moment: history.Event) -> float:
@@ -82,11 +79,10 @@ def step_for_dead(known: Task, why: str, died_before: int) -> Step:
         return Step("start", "it was not started before", "first")
     if record.pid and (record.boot_id != proc.boot_id() or "interrupted" in why):
         return Step("start", why, "boot" if record.boot_id != proc.boot_id() else "restart")
-    died = record.pid != 0
-    why = f"died: {why}" if died else "the last start failed"
-    if died_before + died >= known.settings.crash_limit or "tripped" in record.trouble:
-        return Step("give up", why, death=died)
-    return Step("start", why, "death", died)
+    why = f"died: {why}" if record.pid else "the last start failed"
+    died = died_before + bool(record.pid)
+    given_up = died >= known.settings.crash_limit or "tripped" in record.trouble
+    return Step("give up" if given_up else "start", why, "death")
 
 
 def step_for_running(known: Task, stat: proc.Stat, table: dict[int, proc.Stat]) -> Step:
@@ -106,86 +102,64 @@ def step_for_running(known: Task, stat: proc.Stat, table: dict[int, proc.Stat]) 
 
 def look_after(known: Task, table: dict[int, proc.Stat], dry_run: bool) -> Result:
     """Decide what one task needs, and do it. Raises OperatorError and OSError."""
-    before, died_before = str(known.record), 0
-    alive = known.running()
+    before, alive = str(known.record), known.running()
     stat = proc.read_stat(alive.pid) if alive else None
     if stat:
         step = step_for_running(known, stat, table)
     else:
-        died_before = deaths(known)
-        step = step_for_dead(known, death.cause(known), died_before)
+        step = step_for_dead(known, death.cause(known), deaths(known))
     acts = step.action in ("start", "restart")
     if dry_run:
-        result = Result(known.name, "planned")
         plan = control.plan(known, alive, step.why) if acts else [f"{step.action} {step.why}"]
-        result.plan = plan
-        return result
-    outage, tail = note_death(known, step) if step.death else (None, [])
-    if step.action == "give up":
-        return give_up(known, step, tail)
+        return Result(known.name, "planned", plan=plan)
+    tail = control.log_tail(known)
     if acts:
         result = control.restart(known, step.why, step.category)
-        result.facts = {"downtime_seconds": outage, "log_tail": tail, **result.facts}
-        if died_before == 0 and (result.code or step.category in ("death", "limit", "heartbeat")):
-            tell(result, outage)
+        if not result.code and step.category in ("death", "limit", "heartbeat"):
+            outage = format_duration(result.facts.get("downtime_seconds", 0.0))
+            result.facts["detail"] = f"outage {outage}{tail}"
+            result.tell()
         return result
+    if step.action == "give up":
+        return give_up(known, step.why, tail)
     result = rest(known, stat, step)
     if str(known.record) != before or known.renamed_from:
         known.save()
     return result
 
 
-def note_death(known: Task, step: Step) -> tuple[float | None, list[str]]:
-    """Put a death on record, once, also if this tick is killed; the outage and the last lines."""
-    record = known.record
-    status, ended = launch.how_it_ended(known.config, known.name, record.nonce)
-    outage = None if status is None else round(max(0.0, time.time() - ended), 3)
-    event = {"task": known.name, "event": "death", "detail": step.why, "old_pid": record.pid}
-    with contextlib.suppress(OSError):
-        history.record(known.config.state, {**event, "downtime_seconds": outage}, time.time())
-    record.pid = 0
-    known.note_trouble()
-    return outage, files.tail(known.settings.log, 10, start=record.log_start)
-
-
-def tell(result: Result, outage: float | None) -> None:
-    """Have it told what just happened; what follows within the window is only counted."""
-    result.tell_failure()
-    if outage is not None and result.note:
-        kind, title, body = result.note
-        result.note = (kind, title, f"outage {format_duration(outage)}\n{body}")
-
-
-def give_up(known: Task, step: Step, tail: list[str]) -> Result:
+def give_up(known: Task, why: str, tail: str) -> Result:
     """Open the crash-loop breaker; after a failed probe, silently open it again."""
-    settings, tripped = known.settings, "tripped" in known.record.trouble
-    result = Result(known.name, "given_up", Exit.GIVEN_UP, detail=step.why, log_tail=tail)
-    if not tripped:
-        window, wait = map(format_duration, (settings.crash_window, settings.crash_cooldown))
-        title = f"{known.name}: given up after {settings.crash_limit} deaths within {window}"
-        result.note = ("again", title, "\n".join([step.why, f"next try in {wait}", *tail]))
-    known.record.pid = 0
+    record, settings = known.record, known.settings
+    window, wait = map(format_duration, (settings.crash_window, settings.crash_cooldown))
+    detail = f"{settings.crash_limit} deaths within {window}; next try in {wait}{tail}"
+    result = Result(known.name, "given_up", Exit.GIVEN_UP, reason=why, detail=detail)
+    if "tripped" not in record.trouble:
+        result.tell("repeated", 0.0)
+    if record.pid:
+        result.facts.update(event="death", old_pid=record.pid)
+        control.remember(known, result)
+    record.pid = 0
     known.note_trouble(given_up=history.stamp(time.time()), tripped=True)
     return result
 
 
 def rest(known: Task, stat: proc.Stat | None, step: Step) -> Result:
     """Leave a task as it is; the end of an outage is told."""
-    record, name, settings = known.record, known.name, known.settings
-    if stat is None and record.down:
-        return Result(name, "stopped", detail=step.why)
+    record, settings = known.record, known.settings
     if stat is None:
-        return Result(name, "given_up", Exit.GIVEN_UP, detail=step.why)
+        code = Exit.DONE if record.down else Exit.GIVEN_UP
+        return Result(known.name, "stopped" if record.down else "given_up", code, detail=step.why)
     if record.unready:
         record.unready = (settings.ready and ready.unmet(known, settings.ready)) or ""
-    wrong = record.unready or step.why
-    result = Result(name, "running", Exit.PROBLEM if wrong else Exit.DONE, detail=wrong or None)
-    result.facts["old_pid"], record.down = stat.pid, False
-    # A copy that lives for that long would never fill the window with deaths.
-    long_enough = settings.crash_window / settings.crash_limit
-    if record.trouble and not wrong and proc.age_seconds(stat) >= long_enough:
-        lasted = {"lasted", "tripped"} & record.trouble.keys()
-        result.note = ("recovered" if lasted else "forget", f"{name} works again", "")
+    wrong, record.down = record.unready or step.why, False
+    code = Exit.PROBLEM if wrong else Exit.DONE
+    result = Result(known.name, "running", code, old_pid=stat.pid, detail=wrong or None)
+    lasted = {"lasted", "tripped"} & record.trouble.keys()
+    # A copy that lives for so long could not fill the window with deaths.
+    calm = proc.age_seconds(stat) >= settings.crash_window / settings.crash_limit
+    if record.trouble and not wrong and (calm if lasted else not deaths(known)):
+        result.note = ("recovered", f"{known.name} works again") if lasted else ("forget",)
         record.trouble = {}
     return result
 

@@ -1,7 +1,5 @@
 """Why a program died, as far as it can be known afterwards."""
 
-import contextlib
-import errno
 import os
 import re
 import signal
@@ -15,7 +13,7 @@ _KMSG_BYTES = 8192  # the longest record that /dev/kmsg gives out
 def cause(task: Task) -> str:
     """How the recorded copy ended, and who ended it if that can be told."""
     known = task.record
-    status, _ended = launch.how_it_ended(task.config, task.name, known.nonce)
+    status, _ended = launch.how_it_ended(task.end_file, known.nonce)
     if known.boot_id != proc.boot_id():
         return "the host was rebooted"
     if known.stopping or status == launch.UNSTARTED:
@@ -27,9 +25,9 @@ def cause(task: Task) -> str:
 
 def describe(status: int) -> str:
     """An exit status for people: "exit status 3", "137 (KILL)"."""
-    if status <= 128 or status - 128 not in set(signal.Signals):
-        return f"exit status {status}"
-    return f"{status} ({signal.Signals(status - 128).name.removeprefix('SIG')})"
+    if status - 128 in set(signal.Signals):
+        return f"{status} ({signal.Signals(status - 128).name.removeprefix('SIG')})"
+    return f"exit status {status}"
 
 
 def _who_killed(pid: int, kills_before: int) -> str:
@@ -51,13 +49,14 @@ def kernel_log() -> list[str] | None:
         log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
-    with contextlib.closing(os.fdopen(log, "rb", buffering=0)):
-        while True:
-            try:
-                lines.append(os.read(log, _KMSG_BYTES).decode("utf-8", "replace"))
-            except OSError as error:
-                if error.errno != errno.EPIPE:  # overwritten while we read: the next one is there
-                    return lines
+    while True:
+        try:
+            lines.append(os.read(log, _KMSG_BYTES).decode("utf-8", "replace"))
+        except BrokenPipeError:  # overwritten while we read: the next one is there
+            continue
+        except OSError:
+            os.close(log)
+            return lines
 
 
 def oom_kills() -> int:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from upkeep import proc, text
+from upkeep import proc
 from upkeep.errors import Exit, OperatorError
 
 KILL_SECONDS = 10.0  # how long a killed process may take to vanish before we say it can't be
@@ -74,20 +74,18 @@ class Family:
         Raises OperatorError (cannot stop).
         """
         began = time.monotonic()
-        known = self._identities()
+        known = [self._identity(stat) for stat in self.members()]
         killed = end([self.main], number, grace)
-        ended_at = time.monotonic()
+        stopped = Stopped(time.monotonic() - began, time.monotonic(), killed)
         for _ in range(_ROUNDS):
-            rest = {each for each in (*known, *self._identities()) if proc.is_alive(each)}
-            if not rest:
+            now = (self._identity(stat) for stat in self.members())
+            if not (rest := [each for each in {*known, *now} if proc.is_alive(each)]):
                 break
-            left = grace - (time.monotonic() - began)
-            killed = end(rest, signal.SIGTERM, max(_LEAST_GRACE, left)) or killed
-        return Stopped(ended_at - began, ended_at, killed)
+            end(rest, signal.SIGTERM, max(_LEAST_GRACE, began + grace - time.monotonic()))
+        return stopped
 
-    def _identities(self) -> list[proc.Identity]:
-        boot = self.main.boot_id
-        return [proc.Identity(boot, stat.pid, stat.start_ticks) for stat in self.members()]
+    def _identity(self, stat: proc.Stat) -> proc.Identity:
+        return proc.Identity(self.main.boot_id, stat.pid, stat.start_ticks)
 
 
 def end(identities: Iterable[proc.Identity], number: int, grace: float) -> bool:
@@ -120,11 +118,9 @@ def end(identities: Iterable[proc.Identity], number: int, grace: float) -> bool:
 
 
 def _why_stuck(pid: int) -> str:
-    stat = proc.read_stat(pid)
-    name, state = (text.printable(stat.name), stat.state) if stat else ("?", "?")
-    waits = proc.read_file(f"/proc/{pid}/wchan").decode("ascii", "replace") or "unknown"
-    after = f"{KILL_SECONDS:g} s after SIGKILL"
-    return f"pid {pid} ({name}) is there {after}, state {state}, in {waits}; no copy is started"
+    state = (stat := proc.read_stat(pid)) and stat.state
+    waits = proc.read_file(f"/proc/{pid}/wchan").decode("ascii", "replace")
+    return f"pid {pid} survives SIGKILL, state {state} in {waits or '?'}; no copy is started"
 
 
 def total_rss(members: Iterable[proc.Stat]) -> int:

@@ -201,8 +201,8 @@ def _try_lock(fd: int) -> bool:
     return True
 
 
-def writable_by_others(path: Path) -> str | None:
-    """Why someone but root and this user could change what `path` names; None when nobody can.
+def writable_by_others(path: Path, user: int | None = None) -> str | None:
+    """Why someone but root, this user and `user` could change what `path` names, or None.
 
     Looks at the path itself and at every directory above it, symlinks resolved. A sticky
     directory such as /tmp is accepted above, because others cannot rename what is ours in it.
@@ -214,7 +214,7 @@ def writable_by_others(path: Path) -> str | None:
         except FileNotFoundError:
             continue
         sticky = stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX and level > 0
-        if info.st_uid not in (0, os.geteuid()):
+        if info.st_uid not in (0, os.geteuid(), user):
             return f"{each} belongs to user {info.st_uid}"
         if info.st_mode & stat.S_IWOTH and not sticky:
             return f"{each} is writable by everybody"

@@ -55,7 +55,7 @@ class Waiting:
 
     identity: proc.Identity
     nonce: str
-    status: Path  # to be put into the place of `end_file` before it goes
+    status: Path  # where its end will be written; to be moved to the task's `end_file`
     pid_fd: int
     command_fd: int
     command: bytes
@@ -118,10 +118,9 @@ def prepared(config: Config, task: TaskSettings, nonce: str) -> Iterator[Waiting
 
     Raises OperatorError and OSError.
     """
-    variables, status = environment(config, task), end_file(config, task.name)
+    variables, status = environment(config, task), config.state / "tasks" / f"{task.name}.next"
     for directory in (task.log.parent, status.parent):
         files.make_directory(directory)
-    status = status.with_name(f"{status.name}.next")
     files.discard(status)
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     with contextlib.ExitStack() as stack:
@@ -208,20 +207,11 @@ def _command_line(task: TaskSettings, tag: str) -> str:
     return f"{unset}export UPKEEP_TASK={shlex.quote(tag)}; exec setsid {' '.join(quoted)}\n"
 
 
-def end_file(config: Config, name: str) -> Path:
-    """Where the recorder of a task writes how it ended."""
-    return config.state / "tasks" / f"{name}.exit"
-
-
-def how_it_ended(config: Config, name: str, nonce: str) -> tuple[int | str | None, float]:
+def how_it_ended(path: Path, nonce: str) -> tuple[int | str | None, float]:
     """The status of the ended start `nonce` (128 + n for signal n, UNSTARTED, None if unknown),
-    and when it was written (Unix seconds).
-
-    Only the file of that very start counts: every start makes a new one.
-    """
+    and when its recorder wrote it to `path` (Unix seconds). Every start has a new file."""
     limit = time.monotonic() + _RECORDER_SECONDS
     with contextlib.suppress(OSError, ValueError):
-        path = end_file(config, name)
         while not (text := files.read_small(path, 256)) and time.monotonic() < limit:
             time.sleep(0.001)
         whose, status = text.decode("ascii").split("\n")[0].split(" ")

@@ -21,11 +21,14 @@ def exceeded(task: Task, stat: proc.Stat, table: dict[int, proc.Stat]) -> tuple[
     age = proc.age_seconds(stat)
     if settings.max_age is not None and age > settings.max_age:
         return "limit", f"age {_span(age)} > {_span(settings.max_age)}"
-    step = (time.time() - proc.uptime()) - (known.started_at - known.started_uptime)
-    stepped = known.started_at and abs(step) > _CLOCK_STEP_SECONDS
+    limited = settings.max_rss is not None or settings.max_fds is not None
+    members = task.family().members(table, sweep=False) if limited else []
+    began = known.started or {"time": 0.0, "uptime": 0.0}
+    step = (time.time() - proc.uptime()) - (began["time"] - began["uptime"])
+    stepped = known.started and abs(step) > _CLOCK_STEP_SECONDS
     for name, reading, needed in (
-        ("memory", _memory(task, table), settings.max_rss_samples),
-        ("fds", _descriptors(task, table), settings.max_rss_samples),
+        ("memory", _memory(task, members), settings.max_rss_samples),
+        ("fds", _descriptors(task, members), settings.max_rss_samples),
         ("heartbeat", _heartbeat(settings, age), 2 if stepped else 1),
     ):
         known.over[name] = known.over.get(name, 0) + 1 if reading else 0
@@ -39,16 +42,13 @@ def _span(seconds: float) -> str:
     return units.format_duration(seconds)
 
 
-def _memory(task: Task, table: dict[int, proc.Stat]) -> str | None:
+def _memory(task: Task, members: list[proc.Stat]) -> str | None:
     """Memory over max_rss: when the sum of the RSS is, the PSS (shared pages once) decides."""
-    limit = task.settings.max_rss
-    members = task.family().members(table, sweep=False) if limit is not None else []
-    if limit is None or family.total_rss(members) <= limit:
-        return None
-    size = sum(map(_pss, members)) if len(members) > 1 else family.total_rss(members)
-    kind = f"PSS of {len(members)} processes" if len(members) > 1 else "RSS"
-    shown = f"{kind} {units.format_size(size)} > {units.format_size(limit)}"
-    return shown if size > limit else None
+    limit, size, kind = task.settings.max_rss, family.total_rss(members), "RSS"
+    if limit is not None and size > limit and len(members) > 1:
+        size, kind = sum(map(_pss, members)), f"PSS of {len(members)} processes"
+    over = limit is not None and size > limit
+    return f"{kind} {units.format_size(size)} > {units.format_size(limit or 0)}" if over else None
 
 
 def _pss(stat: proc.Stat) -> int:
@@ -58,11 +58,10 @@ def _pss(stat: proc.Stat) -> int:
     return stat.rss_bytes
 
 
-def _descriptors(task: Task, table: dict[int, proc.Stat]) -> str | None:
+def _descriptors(task: Task, members: list[proc.Stat]) -> str | None:
     limit = task.settings.max_fds
     if limit is None:
         return None
-    members = task.family().members(table, sweep=False)
     most = max((proc.count_fds(stat.pid) or 0 for stat in members), default=0)
     return f"{most} open descriptors > {limit}" if most > limit else None
 

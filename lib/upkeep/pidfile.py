@@ -6,12 +6,11 @@ when the process that it names started before it was written and looks like the 
 
 import errno
 import os
-import stat
 import time
 from pathlib import Path
 from typing import NoReturn
 
-from upkeep import proc
+from upkeep import files, proc
 from upkeep.errors import Exit, OperatorError
 from upkeep.settings import TaskSettings
 
@@ -21,24 +20,18 @@ _MOST_BYTES = 64
 def process(task: TaskSettings, user: int | None) -> proc.Identity | None:
     """The running process that the PID file names and that is proven to be the task, or None.
 
-    `user` is the uid that it must have, if any. A file left over from a process that ended, or
-    from before the boot, names none. Raises OperatorError (refused).
+    `user` is the uid that it must have, if any. Raises OperatorError (refused).
     """
     path = task.pid_file
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        info, data = path.lstat(), files.read_small(path, _MOST_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         _refuse(path, "a symbolic link" if error.errno == errno.ELOOP else str(error.strerror))
-    with open(fd, "rb", buffering=0) as file:
-        info = os.fstat(fd)
-        trusted = {0, os.geteuid(), *(() if user is None else (user,))}
-        reason = untrusted(info, trusted) or untrusted(os.stat(path.parent), trusted)
-        if reason or not stat.S_ISREG(info.st_mode):
-            _refuse(path, reason or "not a regular file")
-        pid = _parse(file.read(_MOST_BYTES))
-    return _judged(task, pid, info, user)
+    if reason := files.writable_by_others(path, user):
+        _refuse(path, reason)
+    return _judged(task, _parse(data), info, user)
 
 
 def _judged(
@@ -78,23 +71,9 @@ def looks_like(pid: int, command: tuple[str, ...]) -> bool:
 def plain_pid(path: Path) -> int | None:
     """The number in `path`, whoever wrote it: good only to choose among processes of ours."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            return _parse(file.read(_MOST_BYTES))
+        return _parse(files.read_small(path, _MOST_BYTES))
     except OSError:
         return None
-
-
-def untrusted(info: os.stat_result, trusted: set[int]) -> str | None:
-    """Why somebody outside `trusted` (uids) could have written there; None when nobody could."""
-    sticky = stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX
-    what = "its directory" if stat.S_ISDIR(info.st_mode) else "it"
-    if info.st_uid not in trusted:
-        return f"{what} belongs to user {info.st_uid}"
-    if info.st_mode & stat.S_IWOTH and not sticky:
-        return f"{what} is writable by everybody"
-    if info.st_mode & stat.S_IWGRP and info.st_gid not in (0, os.getegid()) and not sticky:
-        return f"{what} is writable by group {info.st_gid}"
-    return None
 
 
 def _parse(data: bytes) -> int | None:

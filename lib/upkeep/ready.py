@@ -60,7 +60,7 @@ def unmet(task: Task, ready: Ready) -> str | None:
         written = 0.0
         with contextlib.suppress(OSError):
             written = ready.file.stat().st_mtime
-        if written < task.record.started_at - 1:  # a second is allowed for coarse file times
+        if written < task.record.started["time"] - 1:  # a second is allowed for coarse file times
             return f"{ready.file} was not written"
     return _command_fails(ready.command, ready.timeout) if ready.command else None
 

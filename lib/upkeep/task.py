@@ -36,9 +36,7 @@ class Record:
     tag: str = ""
     exe: str = ""
     command: list[str] = field(default_factory=list)
-    pid_file: str = ""
-    started_at: float = 0.0
-    started_uptime: float = 0.0
+    started: dict[str, Any] = field(default_factory=dict)  # by history.stamp
     log_start: int = 0
     oom_kills: int = 0
     down: bool = False
@@ -70,15 +68,25 @@ class Task:
         return self.settings.name
 
     @property
+    def record_file(self) -> Path:
+        """Where its record lies."""
+        return self.config.state / "tasks" / f"{self.name}.json"
+
+    @property
+    def end_file(self) -> Path:
+        """Where the recorder writes how it ended."""
+        return self.record_file.with_suffix(".exit")
+
+    @property
     def given_up(self) -> bool:
         """Whether the crash-loop breaker is open."""
         return "given_up" in self.record.trouble
 
     def save(self) -> None:
         """Store the record. Raises OSError."""
-        files.write_state(record_path(self.config, self.name), dataclasses.asdict(self.record))
+        files.write_state(self.record_file, dataclasses.asdict(self.record))
         if self.renamed_from:
-            files.discard(record_path(self.config, self.renamed_from))
+            files.discard(self.record_file.with_name(f"{self.renamed_from}.json"))
 
     def note_trouble(self, **facts: object) -> None:
         """Remember that something is wrong, so that its end can be told; never fails."""
@@ -110,7 +118,7 @@ class Task:
 
     def ended_well(self) -> bool:
         """Whether the recorded process ended with status 0, as a daemon's first one does."""
-        return launch.how_it_ended(self.config, self.name, self.record.nonce)[0] == 0
+        return launch.how_it_ended(self.end_file, self.record.nonce)[0] == 0
 
     def _successor(self) -> proc.Identity | None:
         """The process that goes on when a program of ours has put itself into the background."""
@@ -124,11 +132,8 @@ class Task:
         return proc.Identity(known.boot_id, chosen.pid, chosen.start_ticks) if chosen else None
 
     def _adopted(self) -> proc.Identity | None:
-        known = self.record
-        if (
-            known.boot_id == proc.boot_id()
-            and pidfile.plain_pid(self.settings.pid_file) == known.pid
-        ):
+        known, path = self.record, self.settings.pid_file
+        if known.boot_id == proc.boot_id() and pidfile.plain_pid(path) == known.pid:
             return None  # the record says that this very start has ended: the PID is reused
         user = launch.user_of(self.settings)[0].pw_uid if self.settings.user else None
         return pidfile.process(self.settings, user)
@@ -144,11 +149,6 @@ class Task:
         known.boot_id, known.pid, known.start_ticks = found
         known.exe = proc.executable(found.pid)
         known.command = list(self.settings.command)
-
-
-def record_path(config: Config, name: str) -> Path:
-    """Where the record of the task `name` lies."""
-    return config.state / "tasks" / f"{name}.json"
 
 
 def load(config: Config, name: str) -> Task:
@@ -171,7 +171,7 @@ def load(config: Config, name: str) -> Task:
 
 def _read(config: Config, name: str) -> Record | None:
     """The record, without values of a wrong type; None when there is none."""
-    stored = files.read_state(record_path(config, name))
+    stored = files.read_state(config.state / "tasks" / f"{name}.json")
     usual = dataclasses.asdict(Record())
     fitting = {key: stored[key] for key in usual if type(stored.get(key)) is type(usual[key])}
     return Record(**fitting) if stored else None
@@ -183,7 +183,7 @@ def _removed(config: Config, name: str, record: Record) -> TaskSettings:
         name=name,
         command=command_words(record.command or ["unknown"]),
         log=config.state / "log" / f"{name}.log",
-        pid_file=Path(record.pid_file or config.state / "run" / f"{name}.pid"),
+        pid_file=config.state / "run" / f"{name}.pid",
     )
 
 
