@@ -35,23 +35,24 @@ def _who_killed(pid: int, kills_before: int) -> str:
     if kills <= 0:
         return "no OOM kill by the kernel is known"
     lines = kernel_log()
-    if any(re.search(rf"[Kk]illed process {pid} ", line) for line in lines or ()):
+    if any(re.search(rf"[Kk]illed process {pid} ", line) for _when, line in lines or ()):
         return "the kernel killed it because memory ran out (OOM)"
     return f"the kernel counts {kills} OOM kills since its start, " + (
         "of others" if lines is not None else "likely of this"
     )
 
 
-def kernel_log() -> list[str] | None:
-    """The kernel's log of this boot; None when it may not be read."""
-    lines: list[str] = []
+def kernel_log() -> list[tuple[float, str]] | None:
+    """(seconds since boot, line) of the kernel's log; None when it may not be read."""
+    lines: list[tuple[float, str]] = []
     try:
         log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     while True:
         try:
-            lines.append(os.read(log, _KMSG_BYTES).decode("utf-8", "replace"))
+            head, _, line = os.read(log, _KMSG_BYTES).decode("utf-8", "replace").partition(";")
+            lines.append((int(head.split(",")[2]) / 1e6, line))
         except BrokenPipeError:  # overwritten while we read: the next one is there
             continue
         except OSError:
