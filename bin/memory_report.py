@@ -4,21 +4,18 @@
 usage: memory_report.py [--since 3d] [--top N] [--json | --html FILE | --export FILE] [--telegram]
 
     PROBLEM: trader.py: leak, 48 MiB a day, at its limit in 2 d 6 h
+    swap 120 MiB of 512 MiB, moving 0 B/s; stalled 0.0% of a minute; 0 out-of-memory kills
+    disk / 9.1 GiB used, 28 GiB free
 
-    swap: 120 MiB of 512 MiB used, moving 0 B/s
-    pressure: 0.0 % of a minute stalled
-    kills for want of memory: 0 since boot, 9 d 3 h ago
-    disk /: 9.1 GiB used, 28 GiB free, full in 61 days
-
-    PROGRAM       N      RSS      PSS  24H  TREND   LAST
-    trader.py     1  192 MiB  188 MiB    0  leak    ▂▂▃▄▄▅▅▆▇█
-    shop:app      5  160 MiB   74 MiB    0  steady  ▇▇█▇▇▇▇█▇▇
-    PSS known for 6 of 97 processes
+    PROGRAM    N      RSS  24H  TREND      LAST
+    trader.py  1  192 MiB    0  leak       ▂▂▃▄▄▅▅▆▇█
+    shop:app   5  160 MiB    0  steady     ▇▇█▇▇▇▇█▇▇
 
 exit codes: 0 reported, whatever was found; 1 something could not be read or written; 2 usage or
 configuration.
 """
 
+import collections
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -27,27 +24,27 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, config, files, leak, memory, page, report, samples, text
+from upkeep import cli, config, files, history, leak, memory, page, programs, samples, text
 from upkeep.alerts import Alerts
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
-from upkeep.report import Document
-from upkeep.samples import Series
+from upkeep.programs import Program
+from upkeep.samples import Point, Row, Series
 from upkeep.settings import HostSettings
-from upkeep.units import format_duration, format_size
+from upkeep.units import format_size
 
-EXAMPLES = """  memory_report.py                # how is this host, and who uses its memory?
-  memory_report.py --telegram     # the same on a phone
+EXAMPLES = """  memory_report.py  # how is this host, and who uses its memory?
   memory_report.py --json | jq '.programs[] | select(.verdict == "leak")'  # which ones leak?
   memory_report.py --html /srv/www/memory.html --refresh 30s  # a page to keep open
   memory_report.py --export - | ssh desk memory_report.py --history -  # judge it elsewhere"""
-Lines = list[str]
+DAY = 86400.0
+WINDOWS = {"restarts_24h": DAY, "restarts_7d": 7 * DAY}
 
 
 def parser() -> ArgumentParser:
     """The options of this script."""
     made = cli.parser(__doc__, EXAMPLES)
-    made.add_argument("--since", type=cli.duration, metavar="D", help="how far back; 3d")
+    made.add_argument("--since", type=cli.duration, metavar="D", help="window of charts and trends")
     made.add_argument("--top", type=cli.count, metavar="N", help="rows of programs")
     kinds = made.add_mutually_exclusive_group()
     kinds.add_argument("--json", action="store_true", help="print one JSON document")
@@ -60,119 +57,138 @@ def parser() -> ArgumentParser:
     return made
 
 
-def verdict(found: Document, limits: HostSettings) -> str:
-    """The first line of the report."""
-    wrong, host = report.problems(found, limits), found["host"]
-    if wrong:
-        return "PROBLEM: " + "; ".join(wrong)
-    share, size = host["used_bytes"] / host["limit_bytes"], format_size(host["limit_bytes"])
-    return f"OK: {share:.0%} of {size} in use, {format_size(host['available_bytes'])} available"
+def gather(settings: Config, options: Namespace) -> tuple[Row, Series]:
+    """The document and the history behind it. Raises OperatorError."""
+    now, host = time.time(), memory.read_host(options.proc_root)
+    found = programs.collect(options.proc_root, settings, host["boot_id"])
+    programs.read_details(found[: options.top or settings.host.top], options.proc_root)
+    disks = memory.read_disks(settings.host.disks)
+    past, skipped = samples.read(settings.state, max(options.since or 0, 7 * DAY), now)
+    here = samples.line(now, host, disks, found)
+    series = samples.series([*past, samples.with_points(here)])
+    limits = leak.limits(settings, found, host["available_bytes"])
+    window = options.since or leak.WINDOW_SECONDS
+    if options.history:
+        series, skipped = read_history(options.history)
+        now = max((points[-1].time for points in series.values()), default=now)
+        own = {task.name: task.max_rss for task in settings.tasks.values()}
+        limits = {name: float(own.get(name) or host["limit_bytes"]) for name in series}
+        window = options.since or now
+    if skipped:
+        cli.warn(f"{options.history or settings.state}: {skipped} lines are no samples: left out")
+    rows = {
+        name: program_row(name, series.get(name, []), limit, window, now)
+        for name, limit in limits.items()
+    }
+    if not options.history:
+        add_what_runs(settings, host, found, rows)
+    seconds = host["uptime_seconds"] - past[-1]["uptime"] if past else 0.0
+    moved = host["swapped_bytes"] - past[-1]["swapped"] if seconds > 0 else 0
+    cached = [row["dirs"] for row in past if "dirs" in row and row["time"] > now - 3600]
+    sizes = cached[-1] if cached else memory.directory_sizes(settings.host.data_dirs)
+    document = {
+        "time": now,
+        "host": host | {"swap_rate_bytes_per_second": moved / seconds if seconds > 0 else None},
+        "coverage": {
+            "pss_known": sum(len(each.pids) for each in found if each.pss_bytes is not None),
+            "processes": sum(len(each.pids) for each in found),
+        },
+        "programs": sorted(rows.values(), key=lambda row: -row["rss_bytes"]),
+        "disks": [{"path": k, "used_bytes": v[0], "free_bytes": v[1]} for k, v in disks.items()],
+        "directories": [{"path": path, "size_bytes": size} for path, size in sizes.items()],
+    }
+    return document, series
 
 
-def host_lines(found: Document) -> list[str]:
-    """Swap, pressure, kills and disks."""
+def program_row(name: str, points: Sequence[Point], limit: float, window: float, now: float) -> Row:
+    """What a history tells about one program. Restarts: lives that more than one sample saw."""
+    judged = leak.judge([point for point in points if point.time >= now - window], limit, now)
+    row: Row = {"name": name, "task": False, "processes": 1, "rss_bytes": 0, "pss_bytes": None}
+    row |= {"fds": None, "limit_bytes": limit, **judged._asdict()}
+    for key, seconds in WINDOWS.items():
+        lives = collections.Counter(point.life for point in points if point.time >= now - seconds)
+        row[key] = max(0, sum(count > 1 for count in lives.values()) - 1)
+    if points:
+        row |= {"rss_bytes": points[-1].rss_bytes, "pss_bytes": points[-1].pss_bytes}
+    return row
+
+
+def add_what_runs(settings: Config, host: Row, found: list[Program], rows: Row) -> None:
+    """Complete the rows by what is known of this host's programs."""
+    now, uptime, boot_id = time.time(), host["uptime_seconds"], host["boot_id"]
+    for each in found:
+        rows[each.name] |= {"task": each.name in settings.tasks, "processes": len(each.pids)}
+        rows[each.name] |= {"rss_bytes": each.rss_bytes, "pss_bytes": each.pss_bytes}
+        rows[each.name] |= {"fds": each.fds}
+    for key, seconds in WINDOWS.items():
+        events = history.since(settings.state, seconds, now, uptime, boot_id)
+        for task in settings.tasks:
+            rows[task][key] = history.count_restarts(events, task)
+
+
+def read_history(file: str) -> tuple[Series, int]:
+    """A history from elsewhere; "-" is stdin. Raises OperatorError."""
+    try:
+        return samples.parse(sys.stdin.buffer if file == "-" else Path(file).open("rb"))
+    except OSError as error:
+        raise OperatorError(f"{file}: cannot be read: {error.strerror}") from None
+
+
+def problems(found: Row, limits: HostSettings) -> list[str]:
+    """What is wrong, each with its figure and the limit it was compared with."""
     host = found["host"]
-    used, total = format_size(host["swap_used_bytes"]), format_size(host["swap_total_bytes"])
-    rate = host["swap_rate_bytes_per_second"]
-    moved = "" if rate is None else f", moving {format_size(rate)}/s"
-    stalled = (host["pressure"] or {}).get("some_avg60")
-    lines = [
-        f"swap: {used} of {total} used{moved}" if host["swap_total_bytes"] else "swap: none",
-        "pressure: " + ("unknown" if stalled is None else f"{stalled:.1f} % of a minute stalled"),
-        f"kills for want of memory: {'unknown' if (k := host['oom_kills']) is None else k}"
-        f" since boot, {format_duration(host['uptime_seconds'])} ago",
+    sizes = [("memory", host["used_bytes"], host["limit_bytes"], limits.memory_alert)]
+    for disk in found["disks"]:
+        total = disk["used_bytes"] + disk["free_bytes"]
+        sizes.append((f"disk {disk['path']}", disk["used_bytes"], total, limits.disk_alert))
+    leaks = [row for row in found["programs"] if row["verdict"] == "leak"]
+    return [
+        f"{what} {used / total:.0%} of {format_size(total)} in use > {limit:.0%}"
+        for what, used, total, limit in sizes
+        if used > limit * total
+    ] + [f"{row['name']}: {leak.describe(row)}" for row in leaks]
+
+
+def render(found: Row, series: Series, limits: HostSettings, top: int) -> list[str]:
+    """The report as lines; the table fits 60 columns."""
+    host, sizes = found["host"], dict[str, str]()
+    for name in ("limit", "available", "swap_used", "swap_total"):
+        sizes[name] = format_size(host[f"{name}_bytes"])
+    share = host["used_bytes"] / host["limit_bytes"]
+    fine = f"OK: {share:.0%} of {sizes['limit']} in use, {sizes['available']} available"
+    lines = ["PROBLEM: " + "; ".join(wrong) if (wrong := problems(found, limits)) else fine]
+    for row in found["programs"]:
+        if (
+            row["rss_bytes"] > limits.program_attention
+            or row["restarts_24h"] > limits.restarts_attention
+        ):
+            size, restarts = format_size(row["rss_bytes"]), row["restarts_24h"]
+            lines.append(f"! {row['name']}: {size}, {restarts} restarts in 24 h")
+    stalled = (host["pressure"] or {}).get("some_avg60", "?")
+    moving = format_size(host["swap_rate_bytes_per_second"] or 0)
+    lines += [
+        "swap {swap_used} of {swap_total}".format(**sizes) + f", moving {moving}/s",
+        f"stalled for memory {stalled} % of a minute; out-of-memory kills: {host['oom_kills']}",
     ]
     for disk in found["disks"]:
-        days = disk["days_until_full"]
-        full = f", full in {days:.0f} days" if days is not None and days < 365 else ""
-        free = f"{format_size(disk['free_bytes'])} free{full}"
-        lines.append(f"disk {disk['path']}: {format_size(disk['used_bytes'])} used, {free}")
-    return lines
-
-
-def program_table(rows: list[Document], found: Series, narrow: bool) -> list[str]:
-    """One line per program; `narrow` fits a phone."""
-    header = ["PROGRAM", "RSS", "24H", "TREND", "LAST"]
+        used, free = format_size(disk["used_bytes"]), format_size(disk["free_bytes"])
+        lines.append(f"disk {disk['path']}: {used} used, {free} free")
     cells = [
-        [
-            text.cut(text.printable(row["name"]), 12 if narrow else 22),
+        (
+            text.cut(text.printable(row["name"]), 24),
+            str(row["processes"]),
             format_size(row["rss_bytes"]),
             str(row["restarts_24h"]),
             row["verdict"].replace("_", " "),
-            page.sparkline(found.get(row["name"], []), 6 if narrow else 10),
-        ]
-        for row in rows
+            page.sparkline(series.get(row["name"], [])),
+        )
+        for row in found["programs"][:top]
     ]
-    if not narrow:
-        header[1:1] = ["N"]
-        header[3:3] = ["PSS"]
-        for line, row in zip(cells, rows, strict=True):
-            line[1:1] = [str(row.get("processes", 1))]
-            line[3:3] = ["-" if row["pss_bytes"] is None else format_size(row["pss_bytes"])]
-    return text.table(header, cells, "<>><" if narrow else "<>>>><")
-
-
-def directory_table(rows: list[Document]) -> list[str]:
-    """The largest data directories."""
-    cells = []
-    for row in rows[:10]:
-        growth = row["growth_bytes_per_day"]
-        shown = "-" if growth is None else f"{format_size(growth)} a day"
-        cells.append((row["path"], format_size(row["size_bytes"]), shown))
-    return ["", *text.table(("DIRECTORY", "SIZE", "GROWTH"), cells, "<>>")] if cells else []
-
-
-def render(found: Document, series: Series, limits: HostSettings, top: int, narrow: bool) -> Lines:
-    """The report as lines of at most 80 columns, but for the first ones; `narrow` for a phone."""
-    coverage = found["coverage"]
-    lines = [
-        verdict(found, limits),
-        *(f"! {line}" for line in report.attention(found, limits)),
-        "",
-        *host_lines(found),
-        "",
-        *program_table(found["programs"][:top], series, narrow),
-        f"PSS known for {coverage['pss_known']} of {coverage['processes']} processes",
-        *directory_table(found["directories"]),
-    ]
+    lines += ["", *text.table(("PROGRAM", "N", "RSS", "24H", "TREND", "LAST"), cells, "<>>><<")]
+    lines += ["PSS known for {pss_known} of {processes} processes".format(**found["coverage"])]
+    for row in found["directories"][:10]:
+        lines.append(f"{format_size(row['size_bytes']):>9}  {row['path']}")
     return [text.printable(line) for line in lines]
-
-
-def read_history(file: str) -> Series:
-    """A history from elsewhere; "-" is stdin. Raises OperatorError."""
-    try:
-        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    except OSError as error:
-        raise OperatorError(f"{file}: cannot be read: {error.strerror}", Exit.PROBLEM) from None
-    found, skipped = samples.parse(data.split(b"\n"))
-    warn_of(skipped, file)
-    return found
-
-
-def warn_of(skipped: int, where: str) -> None:
-    """Say that lines were left out."""
-    if skipped:
-        cli.warn(f"{where}: {skipped} lines are no samples and were left out")
-
-
-def gather(settings: Config, options: Namespace, top: int) -> tuple[Document, Series]:
-    """The document and, for charts, the history that stands behind it. Raises OperatorError."""
-    now, since = time.time(), options.since
-    reading = samples.take(settings, options.proc_root, now, top)
-    past, skipped = samples.read(settings.state, max(since or 0, 7 * report.DAY), now)
-    warn_of(skipped, str(settings.state / "memory"))
-    cached = next(
-        (row["dirs"] for row in reversed(past) if row["time"] > now - 3600 and "dirs" in row), None
-    )
-    reading.directories = cached or memory.directory_sizes(settings.host.data_dirs)
-    if options.history:
-        found = read_history(options.history)
-        limit = float(reading.host.limit_bytes)
-        rows = report.foreign_rows(settings, found, limit, since or float("inf"))
-    else:
-        found = samples.series([*past, samples.with_points(reading.line())])
-        rows = report.live_rows(settings, reading, found, since or leak.WINDOW_SECONDS)
-    return report.document(reading, past, rows), found
 
 
 def write(file: str, content: str) -> None:
@@ -194,15 +210,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     settings = config.load(options.config)
     top = options.top or settings.host.top
-    found, series = gather(settings, options, top)
-    lines = render(found, series, settings.host, top, options.telegram)
+    found, series = gather(settings, options)
+    lines = render(found, series, settings.host, top)
     if options.json:
         cli.print_json(found)
     elif options.export:
         write(options.export, "".join(f"{line}\n" for line in samples.export(series)))
     elif options.html:
-        limits = {row["name"]: row["limit_bytes"] for row in found["programs"][:top]}
-        charts = {name: (series.get(name, []), limit) for name, limit in limits.items()}
+        rows = {row["name"]: row["limit_bytes"] for row in found["programs"][:top]}
+        charts = {name: (series.get(name, []), limit) for name, limit in rows.items()}
         write(options.html, page.render(lines, charts, options.refresh))
     elif not options.telegram:
         print("\n".join(lines))

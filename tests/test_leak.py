@@ -94,14 +94,6 @@ def test_proportional_memory_counts_only_where_every_sample_has_it() -> None:
     assert verdict(mixed).verdict == "leak"
 
 
-def test_of_workers_sampled_one_by_one_the_worst_counts() -> None:
-    rng = random.Random(SEED)
-    calm = traces.trace([traces.flat(rng, 40)], 40, HOURS, rng)
-    bad = [point._replace(pid=2) for point in traces.trace([traces.linear(2)], 40, HOURS, rng)]
-    both = sorted([*calm, *bad], key=lambda point: point.time)
-    assert verdict(both).verdict == "leak"
-
-
 def rate(points: list[list[Point]]) -> float:
     return sum(verdict(each).verdict == "leak" for each in points) / len(points)
 

@@ -17,21 +17,21 @@ def test_this_host_is_read_as_free_reads_it() -> None:
     host = memory.read_host()
     shown = subprocess.run(["free", "-b"], capture_output=True, text=True, check=True).stdout
     total = int(shown.splitlines()[1].split()[1])
-    assert host.limit_source == "cgroup" or host.limit_bytes == total
-    assert 0 < host.available_bytes <= host.limit_bytes <= total
-    assert host.used_bytes + host.available_bytes == host.limit_bytes
+    assert host["limit_source"] == "cgroup" or host["limit_bytes"] == total
+    assert 0 < host["available_bytes"] <= host["limit_bytes"] <= total
+    assert host["used_bytes"] + host["available_bytes"] == host["limit_bytes"]
 
 
 def test_a_whole_reading(tmp_path: Path) -> None:
     FakeProc(tmp_path, available=512000, swap_free=12000, oom_kills=7)
     host = memory.read_host(str(tmp_path))
-    assert (host.boot_id, host.uptime_seconds) == (BOOT_ID, 100000.0)
-    assert (host.limit_bytes, host.limit_source) == (TOTAL, "host")
-    assert host.available_bytes == 512000 * 1024 and host.used_share == 0.75
-    assert (host.swap_total_bytes, host.swap_used_bytes) == (512000 << 10, 500000 << 10)
-    assert host.swapped_bytes == 30 * os.sysconf("SC_PAGE_SIZE")
-    assert host.oom_kills == 7
-    assert host.pressure == {"some_avg60": 2.5, "full_avg60": 0.5}
+    assert (host["boot_id"], host["uptime_seconds"]) == (BOOT_ID, 100000.0)
+    assert (host["limit_bytes"], host["limit_source"]) == (TOTAL, "host")
+    assert host["available_bytes"] == 512000 * 1024 and host["used_bytes"] == 0.75 * TOTAL
+    assert (host["swap_total_bytes"], host["swap_used_bytes"]) == (512000 << 10, 500000 << 10)
+    assert host["swapped_bytes"] == 30 * os.sysconf("SC_PAGE_SIZE")
+    assert host["oom_kills"] == 7
+    assert host["pressure"] == {"some_avg60": 2.5, "full_avg60": 0.5}
 
 
 def test_an_old_kernel_without_pressure_swap_and_counters_is_read_too(tmp_path: Path) -> None:
@@ -40,8 +40,8 @@ def test_an_old_kernel_without_pressure_swap_and_counters_is_read_too(tmp_path: 
     text = (tmp_path / "meminfo").read_text()
     fake.write("meminfo", "".join(x for x in text.splitlines(True) if "Available" not in x))
     host = memory.read_host(str(tmp_path))
-    assert (host.pressure, host.oom_kills, host.swap_total_bytes) == (None, None, 0)
-    assert host.available_bytes == 310000 * 1024  # free, buffers and cache
+    assert (host["pressure"], host["oom_kills"], host["swap_total_bytes"]) == (None, None, 0)
+    assert host["available_bytes"] == 310000 * 1024  # free, buffers and cache
 
 
 @pytest.mark.parametrize("content", [None, "", "MemTotal: many kB\n", "nonsense\0"])
@@ -96,16 +96,16 @@ def test_the_tightest_control_group_is_the_limit(
     FakeProc(tmp_path).cgroup(version, files)
     host = memory.read_host(str(tmp_path))
     if limit is None:
-        assert (host.limit_source, host.limit_bytes) == ("host", TOTAL)
+        assert (host["limit_source"], host["limit_bytes"]) == ("host", TOTAL)
     else:
-        assert (host.limit_source, host.limit_bytes) == ("cgroup", limit * MIB)
-        assert host.available_bytes == (available or 0) * MIB
+        assert (host["limit_source"], host["limit_bytes"]) == ("cgroup", limit * MIB)
+        assert host["available_bytes"] == (available or 0) * MIB
 
 
 def test_a_group_outside_of_what_a_container_mounts_is_the_mounted_one(tmp_path: Path) -> None:
     files = {"memory.max": str(100 * MIB), "memory.current": str(10 * MIB)}
     FakeProc(tmp_path).cgroup(2, files, path="/../../elsewhere")
-    assert memory.read_host(str(tmp_path)).limit_bytes == 100 * MIB
+    assert memory.read_host(str(tmp_path))["limit_bytes"] == 100 * MIB
 
 
 def test_disks_are_counted_as_df_counts_them() -> None:

@@ -46,7 +46,7 @@ def test_the_first_line_is_the_verdict(home: Path, fake: FakeProc) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert lines[0] == "OK: 50% of 2.0 GiB in use, 1000 MiB available"
-    assert lines[1] == "! app.py: 238 MiB > 200 MiB"
+    assert lines[1] == "! app.py: 238 MiB, 0 restarts in 24 h"
     assert max(map(len, lines)) <= 80
     FakeProc(fake.root, available=100_000)
     result = report(home, "--proc-root", fake.root)
@@ -58,7 +58,7 @@ def test_swap_that_is_full_is_no_problem_by_itself(home: Path, fake: FakeProc) -
     FakeProc(fake.root, swap_free=1000)
     result = report(home, "--proc-root", fake.root)
     assert result.stdout.startswith("OK: ")
-    assert "499 MiB of 500 MiB used" in result.stdout
+    assert "swap 499 MiB of 500 MiB" in result.stdout
 
 
 def test_a_full_disk_is_a_problem(home: Path, fake: FakeProc) -> None:

@@ -1,157 +1,96 @@
-"""The memory of the host: what is there, what is used, and how hard it is to get more.
+"""The memory of the host. Every reading takes `root`, the directory that stands for /proc.
 
-Every reading takes `root`, the directory that stands for /proc. Sizes are bytes. File formats:
-proc(5), cgroups(7), and Documentation/accounting/psi.rst of the kernel.
+Formats: proc(5), cgroups(7), Documentation/accounting/psi.rst of the kernel.
 """
 
 import contextlib
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from upkeep import proc
-from upkeep.errors import Exit, OperatorError
+from upkeep.errors import OperatorError
 
-
-@dataclass(frozen=True)
-class Host:
-    """One reading. `limit_bytes` is the RAM, or the control group's limit where that is lower."""
-
-    boot_id: str
-    uptime_seconds: float
-    limit_bytes: int
-    limit_source: str  # "host" or "cgroup"
-    available_bytes: int
-    used_bytes: int  # the rest of the limit
-    swap_total_bytes: int
-    swap_used_bytes: int
-    swapped_bytes: int  # read from and written to swap since boot
-    oom_kills: int | None  # since boot; control groups' own included
-    pressure: dict[str, float] | None  # e.g. "some_avg60": percent of time stalled
-
-    @property
-    def used_share(self) -> float:
-        """The used part of the limit, 0.0 to 1.0."""
-        return self.used_bytes / max(1, self.limit_bytes)
+Host = dict[str, Any]  # the `host` of the JSON report
+Disks = dict[str, tuple[int, int]]  # mount point: (used, free) bytes
 
 
 def read_host(root: str = "/proc") -> Host:
-    """Read the host's memory. Raises OperatorError when `root` holds no /proc."""
+    """Sizes in bytes; the limit is the RAM, or the control group's limit where that is lower.
+
+    `oom_kills` (since boot) and `pressure` (percent of a minute that somebody, or everybody, was
+    stalled) are None where the kernel does not tell. Raises OperatorError.
+    """
+    info, events = _numbers(f"{root}/meminfo"), _numbers(f"{root}/vmstat")
     try:
-        info = _numbers(Path(root, "meminfo"), 1024)
-        uptime = proc.uptime(root)
-        total = info["MemTotal"]
-    except (OSError, KeyError, ValueError, IndexError) as error:
-        raise OperatorError(f"{root}: cannot be read as /proc: {error!r}", Exit.PROBLEM) from None
+        total, uptime = info["MemTotal"] << 10, proc.uptime(root)
+    except (OSError, KeyError, ValueError, IndexError):
+        raise OperatorError(f"{root}: cannot be read as /proc") from None
     free = sum(info.get(name, 0) for name in ("MemFree", "Buffers", "Cached"))
-    available = min(total, info.get("MemAvailable", free))  # not in kernels before 3.14
-    limit, source = total, "host"
-    group = cgroup_limit(root)
-    if group and group[0] < total:
-        limit, source = group[0], "cgroup"
-        available = max(0, min(available, limit - group[1]))
-    events = _numbers_or_none(Path(root, "vmstat")) or {}
-    return Host(
-        boot_id=proc.boot_id(root),
-        uptime_seconds=uptime,
-        limit_bytes=limit,
-        limit_source=source,
-        available_bytes=available,
-        used_bytes=limit - available,
-        swap_total_bytes=info.get("SwapTotal", 0),
-        swap_used_bytes=info.get("SwapTotal", 0) - info.get("SwapFree", 0),
-        swapped_bytes=(events.get("pswpin", 0) + events.get("pswpout", 0)) * proc.PAGE_BYTES,
-        oom_kills=events.get("oom_kill"),
-        pressure=_pressure(Path(root, "pressure/memory")),
-    )
+    available = info.get("MemAvailable", free) << 10  # not told by kernels before 3.14
+    group, held = cgroup_limit(root) or (total, 0)
+    if group < total:
+        available = max(0, min(available, group - held))
+    pressure = re.findall(r"(some|full) .*?avg60=([\d.]+)", _text(f"{root}/pressure/memory"))
+    return {
+        "boot_id": proc.boot_id(root),
+        "uptime_seconds": uptime,
+        "limit_bytes": min(group, total),
+        "limit_source": "cgroup" if group < total else "host",
+        "available_bytes": available,
+        "used_bytes": min(group, total) - available,
+        "swap_total_bytes": info.get("SwapTotal", 0) << 10,
+        "swap_used_bytes": info.get("SwapTotal", 0) - info.get("SwapFree", 0) << 10,
+        "swapped_bytes": (events.get("pswpin", 0) + events.get("pswpout", 0)) * proc.PAGE_BYTES,
+        "oom_kills": events.get("oom_kill"),
+        "pressure": {f"{kind}_avg60": float(share) for kind, share in pressure} or None,
+    }
 
 
-def _numbers(path: Path, factor: int = 1) -> dict[str, int]:
-    """A file of lines "name: number unit" or "name number"."""
-    rows = (line.split() for line in path.read_text("ascii", "replace").splitlines())
-    return {row[0].rstrip(":"): int(row[1]) * factor for row in rows if len(row) > 1}
-
-
-def _numbers_or_none(path: Path) -> dict[str, int] | None:
+def _text(path: str | Path) -> str:
     try:
-        return _numbers(path)
-    except (OSError, ValueError):
-        return None
+        return Path(path).read_text("utf-8", "surrogateescape")
+    except OSError:
+        return ""
 
 
-def _pressure(path: Path) -> dict[str, float] | None:
-    try:
-        found = re.findall(r"(some|full) .*?avg60=(\S+)", path.read_text("ascii"))
-        return {f"{kind}_avg60": float(minute) for kind, minute in found} or None
-    except (OSError, ValueError):  # kernels before 4.20, or psi=0
-        return None
+def _numbers(path: str | Path) -> dict[str, int]:
+    """The lines "name: number unit" and "name number" of a file."""
+    return {name: int(count) for name, count in re.findall(r"(?m)^(\w+):? +(\d+)", _text(path))}
 
 
 def cgroup_limit(root: str = "/proc") -> tuple[int, int] | None:
-    """(limit, bytes in use that cannot be reclaimed) of the tightest control group we are in.
+    """(limit, use that is not reclaimable cache) of the tightest group from ours up, in bytes.
 
-    Looks at every group from ours up to the mount point, of version 1 and 2. "No limit" is `max`
-    in version 2 and a number close to 2**63 in version 1.
+    "No limit" is `max` in version 2 and close to 2**63 in version 1.
     """
-    found = [_group_limit(*place) for place in _group_directories(root)]
-    return min((each for each in found if each), default=None)
-
-
-def _group_limit(directory: Path, version: int) -> tuple[int, int] | None:
-    names = (
-        ("memory.max", "memory.current", "inactive_file")
-        if version == 2
-        else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-    )
-    try:
-        limit = int((directory / names[0]).read_text("ascii"))
-        used = int((directory / names[1]).read_text("ascii"))
-    except (OSError, ValueError):  # the root group has no such file; `max` is no limit
-        return None
-    cache = (_numbers_or_none(directory / "memory.stat") or {}).get(names[2], 0)
-    return limit, max(0, used - cache)
-
-
-def _group_directories(root: str) -> Iterator[tuple[Path, int]]:
-    """Our control groups of the memory controller and all above them, with their version."""
-    try:
-        ours = Path(root, "self/cgroup").read_text("utf-8", "surrogateescape").splitlines()
-        mounts = Path(root, "self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
-    except OSError:
-        return
-    paths = {}
-    for line in ours:  # hierarchy:controllers:path, and 0::path in version 2
-        hierarchy, controllers, path = line.split(":", 2)
-        if hierarchy == "0" or "memory" in controllers.split(","):
-            paths[2 if hierarchy == "0" else 1] = path
-    for line in mounts:
+    ours, found = _text(f"{root}/self/cgroup"), []
+    for line in _text(f"{root}/self/mountinfo").splitlines():
         fields = line.split()
-        kind, options = fields[-3], fields[-1].split(",")
-        version = 2 if kind == "cgroup2" else 1 if kind == "cgroup" and "memory" in options else 0
-        if version in paths:
-            top = Path(_unescaped(fields[4]))
-            below = _below(paths[version], _unescaped(fields[3]))
-            yield from ((top / part, version) for part in (below, *below.parents))
+        if fields[-3] == "cgroup2":
+            path = re.search(r"(?m)^0::(/.*)", ours)
+            names = ("memory.max", "memory.current", "inactive_file")
+        elif fields[-3] == "cgroup" and "memory" in fields[-1].split(","):
+            path = re.search(r"(?m)^\d+:(?:[^:]*,)?memory(?:,[^:]*)?:(/.*)", ours)
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        below = PurePosixPath(path[1] if path else "/")
+        inside = below.is_relative_to(fields[3]) and ".." not in below.parts
+        below = below.relative_to(fields[3]) if inside else PurePosixPath()
+        mount = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
+        for group in (Path(mount, part) for part in (below, *below.parents)):
+            limit, used = (_text(group / name).strip() for name in names[:2])
+            if limit.isdecimal() and used.isdecimal():
+                cache = _numbers(group / "memory.stat").get(names[2], 0)
+                found.append((int(limit), max(0, int(used) - cache)))
+    return min(found, default=None)
 
 
-def _below(path: str, mounted: str) -> PurePosixPath:
-    """`path` relative to the group that is mounted; a group outside of it counts as that one."""
-    pure = PurePosixPath(path)
-    inside = pure.is_relative_to(mounted) and ".." not in pure.parts
-    return pure.relative_to(mounted) if inside else PurePosixPath()
-
-
-def _unescaped(text: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
-
-
-def read_disks(paths: tuple[Path, ...]) -> dict[str, tuple[int, int]]:
-    """(used, free) bytes of the disks at `paths`, as df counts them; absent ones are left out.
-
-    Root's reserve belongs to neither side.
-    """
+def read_disks(paths: Sequence[Path]) -> Disks:
+    """The disks at `paths` as df counts them (root's reserve is neither); absent ones: left out."""
     found = {}
     for path in paths:
         with contextlib.suppress(OSError):
@@ -161,20 +100,17 @@ def read_disks(paths: tuple[Path, ...]) -> dict[str, tuple[int, int]]:
     return found
 
 
-def directory_sizes(paths: tuple[Path, ...], seconds: float = 20.0) -> dict[str, int]:
-    """Bytes on disk below each directory, largest first, by du(1): four times as fast as Python.
+def directory_sizes(paths: Sequence[Path]) -> dict[str, int]:
+    """Bytes on disk below each, largest first, by du(1): four times as fast as Python.
 
-    Stays on one filesystem, at the lowest priority. One that is not there, or takes longer than
-    `seconds`, is left out.
+    One that is not there, or takes longer than 20 seconds, is left out.
     """
     import subprocess
 
     sizes = {}
     for path in paths:
-        command = ["nice", "-n", "19", "du", "-sx", "-B1", "--", str(path)]
-        try:
-            done = subprocess.run(command, capture_output=True, timeout=seconds, check=False)
+        command = ["nice", "-n19", "timeout", "20", "du", "-sx", "-B1", "--", str(path)]
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            done = subprocess.run(command, capture_output=True, check=False)
             sizes[str(path)] = int(done.stdout.split()[0])
-        except (subprocess.TimeoutExpired, OSError, IndexError, ValueError):
-            continue
     return dict(sorted(sizes.items(), key=lambda item: -item[1]))

@@ -1,29 +1,25 @@
 """The history of memory: `<state>/memory/<day>.jsonl`, one line per reading.
 
-A line is {"time", "boot_id", "uptime", "used", "limit", "swap", "swapped", "oom_kills",
-"disks": {mount point: [used bytes, free bytes]}, "dirs": {directory: bytes}, "programs":
-[[name, PID and start ticks of its oldest process, processes, RSS in KiB, PSS in KiB], ...]}.
-"dirs" is there about once an hour; the PSS is left out where it is not known.
+A line has time, boot_id, uptime, used, limit, swap, swapped and oom_kills (see `memory`), "disks"
+{mount point: [used, free]}, about once an hour "dirs" {directory: bytes}, and "programs" [[name,
+PID and start ticks of its oldest process, processes, RSS in KiB, PSS in KiB if known], ...].
 """
 
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from upkeep import files, memory, proc, programs
-from upkeep.config import Config
-from upkeep.memory import Host
+from upkeep import files, proc
+from upkeep.memory import Disks, Host
 from upkeep.programs import Program
 
 DAYS = 31  # days with samples that are kept
 MOST_BYTES = 10_000_000
-MOST_PROGRAMS = 25  # of every reading: the tasks, then the largest
-
 Row = dict[str, Any]
+_DAMAGE = (ValueError, TypeError, KeyError, RecursionError, OverflowError)
 
 
 class Point(NamedTuple):
@@ -45,66 +41,31 @@ class Point(NamedTuple):
 
 
 Series = dict[str, list[Point]]
+_NUMBERS = ("pid", "start_ticks", "rss_bytes", "pss_bytes", "limit_bytes")
+_KINDS = {"time": float, "boot_id": str, "age_seconds": float, **dict.fromkeys(_NUMBERS, int)}
 
 
-@dataclass
-class Reading:
-    """Everything that is read at one moment."""
-
-    time: float
-    host: Host
-    programs: list[Program]
-    disks: dict[str, tuple[int, int]]  # (used, free) bytes
-    directories: dict[str, int] = field(default_factory=dict)  # bytes; measured once an hour
-
-    @property
-    def kept(self) -> list[Program]:
-        """The programs that are worth to be remembered: the largest, and the tasks first of all."""
-        ranked = sorted(self.programs, key=lambda each: (not each.task, -each.rss_bytes))
-        return [each for each in ranked[:MOST_PROGRAMS] if each.leader]
-
-    def line(self) -> Row:
-        """This reading as a line of the history."""
-        host = self.host
-        row = {
-            "time": round(self.time),
-            "boot_id": host.boot_id,
-            "uptime": round(host.uptime_seconds),
-            "used": host.used_bytes,
-            "limit": host.limit_bytes,
-            "swap": host.swap_used_bytes,
-            "swapped": host.swapped_bytes,
-            "oom_kills": host.oom_kills,
-            "disks": self.disks,
-            "programs": [_cells(each) for each in self.kept],
-        }
-        return row | ({"dirs": self.directories} if self.directories else {})
+def line(now: float, host: Host, disks: Disks, programs: Iterable[Program]) -> Row:
+    """One reading as a line of the history."""
+    cells = [
+        [each.name, each.leader.pid, each.leader.start_ticks, len(each.pids)]
+        + [size >> 10 for size in (each.rss_bytes, each.pss_bytes) if size is not None]
+        for each in programs
+        if each.leader
+    ]
+    row = {"time": round(now), "boot_id": host["boot_id"], "uptime": round(host["uptime_seconds"])}
+    row |= {"used": host["used_bytes"], "limit": host["limit_bytes"]}
+    row |= {"swap": host["swap_used_bytes"], "swapped": host["swapped_bytes"]}
+    return row | {"oom_kills": host["oom_kills"], "disks": disks, "programs": cells}
 
 
-def take(settings: Config, root: str, now: float, detailed: int) -> Reading:
-    """Read everything but the directories; PSS and descriptors of the `detailed` largest programs.
-
-    Raises OperatorError when `root` is no /proc.
-    """
-    host = memory.read_host(root)
-    found = programs.collect(root, settings, host.boot_id)
-    programs.read_details(found[:detailed], root)
-    return Reading(now, host, found, memory.read_disks(settings.host.disks))
-
-
-def _cells(each: Program) -> list[Any]:
-    life = [each.leader.pid, each.leader.start_ticks] if each.leader else []
-    pss = [] if each.pss_bytes is None else [each.pss_bytes >> 10]
-    return [each.name, *life, len(each.pids), each.rss_bytes >> 10, *pss]
-
-
-def append(state: Path, line: Row) -> None:
+def append(state: Path, row: Row) -> None:
     """Add one reading and drop what exceeds the bounds. Raises OSError.
 
     What is too old is counted in days that have samples: a clock that was wrong deletes nothing.
     """
-    day = datetime.fromtimestamp(line["time"], UTC).strftime("%Y-%m-%d")
-    data = json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+    day = datetime.fromtimestamp(row["time"], UTC).strftime("%Y-%m-%d")
+    data = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
     files.append_line(state / "memory" / f"{day}.jsonl", data)
     total = 0
     for count, path in enumerate(reversed(_days(state)), 1):
@@ -118,79 +79,63 @@ def _days(state: Path) -> list[Path]:
 
 
 def read(state: Path, seconds: float, now: float) -> tuple[list[Row], int]:
-    """The readings of the last `seconds` in their order, and how many lines were none."""
+    """The readings of the last `seconds` in their order, each with its "points": [(name, Point)].
+
+    The number is that of lines which are none. Raises OSError.
+    """
     found, skipped = [], 0
     for path in _days(state)[-math.ceil(seconds / 86400) - 1 :]:
-        for line in path.read_bytes().splitlines():
+        for data in path.read_bytes().splitlines():
             try:
-                value = with_points(_object(line))
-            except (ValueError, TypeError, KeyError, RecursionError):
-                skipped += bool(line.strip())
-                continue
-            if value["time"] >= now - seconds:
-                found.append(value)
+                row = with_points(_object(data))
+                found += [row] if row["time"] >= now - seconds else []
+            except _DAMAGE:
+                skipped += bool(data.strip())
     return found, skipped
 
 
-def with_points(line: Row) -> Row:
-    """`line` with its programs as "points": [(name, Point), ...]. Raises for a foreign line."""
-    line["uptime"] + line["swapped"] + len(line["disks"]) + len(line.get("dirs", {}))
-    return line | {"points": list(_points(line))}
+def _object(data: bytes) -> Row:
+    value: Row = json.loads(data, parse_constant=lambda name: [name])  # a NaN is no number here
+    return value | {"time": value["time"] if math.isfinite(value["time"]) else None}
 
 
-def _object(line: bytes) -> Row:
-    value = json.loads(line, parse_constant=lambda name: [name])  # a NaN is no number here
-    if not isinstance(value, dict) or not math.isfinite(value["time"]):
-        raise TypeError
-    return value
+def with_points(row: Row) -> Row:
+    """`row` with its programs as points. A foreign one raises what `_DAMAGE` lists."""
+    points = []
+    for name, pid, start, _processes, rss, *pss in row["programs"]:
+        age = row["uptime"] - start / proc.TICKS_PER_SECOND
+        known = pss[0] << 10 if pss else None
+        points.append((name, Point(row["time"], row["boot_id"], pid, start, rss << 10, age, known)))
+    numbers = {name: row[name] + 0 for name in ("uptime", "swapped")}
+    return row | numbers | {"disks": dict(row["disks"]), "points": points}
 
 
-def _points(line: Row) -> Iterator[tuple[str, Point]]:
-    for name, pid, start, _processes, rss, *pss in line["programs"]:
-        age = line["uptime"] - start / proc.TICKS_PER_SECOND
-        proportional = pss[0] * 1024 if pss else None
-        yield name, Point(line["time"], line["boot_id"], pid, start, rss * 1024, age, proportional)
-
-
-def series(readings: Iterable[Row]) -> Series:
-    """What `read` returned, as the readings of every program by its name."""
+def series(rows: Iterable[Row]) -> Series:
+    """What `read` returned, by the names of programs."""
     found: Series = {}
-    for reading in readings:
-        for name, point in reading["points"]:
+    for row in rows:
+        for name, point in row["points"]:
             found.setdefault(name, []).append(point)
     return found
 
 
 def parse(lines: Iterable[bytes]) -> tuple[Series, int]:
-    """A history from elsewhere, one object per line, and how many lines were no such object."""
+    """A history from elsewhere, as `export` writes it, and how many lines were left out."""
     found: Series = {}
     skipped = 0
-    for line in lines:
+    for data in lines:
         try:
-            value = _object(line)
-            point = Point(
-                time=value["time"],
-                boot_id=str(value["boot_id"]),
-                pid=int(value["pid"]),
-                start_ticks=int(value["start_ticks"]),
-                rss_bytes=int(value["rss_bytes"]),
-                age_seconds=float(value["age_seconds"]),
-                pss_bytes=_optional(value.get("pss_bytes")),
-                limit_bytes=_optional(value.get("limit_bytes")),
-            )
-            found.setdefault(str(value["name"]), []).append(point)
-        except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
-            skipped += bool(line.strip())
+            row = _object(data)
+            known = {k: kind(row[k]) for k, kind in _KINDS.items() if row.get(k) is not None}
+            found.setdefault(str(row["name"]), []).append(Point(**known))
+        except _DAMAGE:
+            skipped += bool(data.strip())
     return found, skipped
-
-
-def _optional(value: Any) -> int | None:
-    return None if value is None else int(value)
 
 
 def export(found: Series) -> Iterator[str]:
     """`found` as lines that `parse` reads, in the order of time."""
     rows = [(point, name) for name, points in found.items() for point in points]
-    for point, name in sorted(rows, key=lambda item: item[0].time):
+    for point, name in sorted(rows, key=lambda row: row[0].time):
         known = {key: value for key, value in point._asdict().items() if value is not None}
         yield json.dumps({"name": name, **known}, ensure_ascii=False)
