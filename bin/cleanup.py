@@ -1,21 +1,20 @@
 #!/usr/bin/env python3
-"""Delete old JSONL, logs and state files, safely.
+"""Free the disk of old JSONL, logs and state files, without losing a line that should stay.
 
 Usage: cleanup.py [--rule NAME ...] [--dry-run] [--json] [--force]
-       cleanup.py DIR ... --match GLOB --older-than D [--exclude GLOB] ...
+       cleanup.py DIR ... --match GLOB --older-than D [--action ACTION] ...
 
-What is deleted stands in the [cleanup.NAME] tables of upkeep.toml, or is one rule given by options
-of the same names. Files that are open for writing stay, symlinks are never followed, dangerous
-directories are refused, and so is a run that would take far more than the last one (--force).
+What goes stands in the [cleanup.NAME] tables of upkeep.toml, or is one rule of the moment, given by
+options of the same names. Files that are open for writing stay, dangerous directories are refused,
+and so is a run that would delete far more than the last one (--force overrides that).
 
     $ bin/cleanup.py --dry-run
-    delete /srv/app/data/100.jsonl (4.0 KiB; mtime 100.0 d > 90 d)
-    delete /srv/app/data/200.jsonl (4.0 KiB; mtime 200.0 d > 90 d)
-    old-jsonl: done: delete 2 of 4 files, 8.0 KiB
+    delete /srv/app/data/100.jsonl (4.0 KiB; 100.0 d > 90 d)
+    delete /srv/app/data/200.jsonl (4.0 KiB; 200.0 d > 90 d)
+    old-jsonl: done: 2 of 4 files, 8.0 KiB
 
-Exit: 0 done · 1 a file or directory could not be handled, or a budget not be reached · 2 usage ·
-3 refused (dangerous directory, the brake) · 4 another run is at work · 5 --max-runtime is over ·
-130/143 interrupted.
+Exit: 0 done · 1 something could not be handled, or a budget not be reached · 2 usage · 3 refused
+(dangerous directory, the brake) · 4 another run is at work · 5 --max-runtime is over · 130/143.
 """
 
 import argparse
@@ -24,8 +23,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +34,19 @@ from upkeep import CHECKOUT, cli, config, files, tree, units
 from upkeep.alerts import Alerts
 from upkeep.errors import Exit, OperatorError
 from upkeep.openfiles import LeftAloneError
-from upkeep.selection import brake, clock_brake
-from upkeep.settings import CleanupSettings, Key, keys
-from upkeep.sweep import Done, Item, Report, Sweep
+from upkeep.settings import CleanupSettings
+from upkeep.sweep import AGE_BUCKETS, DAY, Report, Sweep
 from upkeep.text import printable
 
 EXAMPLES = """\
   cleanup.py --dry-run                     # what would the rules of upkeep.toml do tonight?
   cleanup.py --rule old-jsonl -v           # run one of them, and say what was done
-  cleanup.py /srv/app/data --match '*.jsonl' --older-than 90d --dry-run   # a rule of the moment
+  cleanup.py /srv/app/data --match '*.jsonl' --older-than 30d --action prune   # old records
 """
-Memory = dict[str, Any]  # of the last real run: "time", "deleted"
 COMMAND_LINE = "command-line"
+MOST_SHOWN = 20  # files that were skipped or failed, in the text report
+BRAKE_FILES, BRAKE_TIMES, BRAKE_DAYS = 100, 10, 30
+RULE_KEYS = [key for key in fields(CleanupSettings) if key.metadata and key.type is not bool]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,152 +54,150 @@ def parser() -> argparse.ArgumentParser:
     made = cli.parser(__doc__, EXAMPLES)
     made.add_argument("paths", nargs="*", metavar="DIR", help="directory to clean")
     made.add_argument("--rule", action="append", metavar="NAME", help="only this rule")
-    for name, key in rule_options().items():
+    for key in RULE_KEYS[1:]:
         made.add_argument(
-            "--" + name.replace("_", "-"),
-            action="append" if name in ("match", "exclude") else "store",
-            type=int if name == "keep_newest" else str,
-            metavar="N" if name == "keep_newest" else name.upper(),
-            help=key.help.replace("%", "%%"),
+            "--" + key.name.replace("_", "-"),
+            action="append" if key.name in ("match", "exclude") else "store",
+            type=int if key.type is int else str,
+            help=key.metadata["doc"].replace("%", "%%"),
         )
     cli.add_dry_run(made)
     cli.add_json(made)
     made.add_argument("--force", action="store_true", help="override the brake")
-    made.add_argument(
-        "--max-runtime", type=cli.duration, metavar="D", help="begin no file after that time"
-    )
+    made.add_argument("--max-runtime", type=cli.duration, help="begin no file after that time")
     return made
-
-
-def rule_options() -> dict[str, Key]:
-    """The keys of a rule that can be given on the command line."""
-    left_out = ("paths", "allow_all", "remove_empty_dirs")
-    return {name: key for name, key in keys(CleanupSettings).items() if name not in left_out}
 
 
 def chosen_rules(args: argparse.Namespace, settings: config.Config) -> list[CleanupSettings]:
     """The rule that the options describe, or those of upkeep.toml. Raises OperatorError."""
-    names = ["paths", *rule_options()]
-    given = {name: getattr(args, name) for name in names if getattr(args, name)}
+    given = {key.name: getattr(args, key.name) for key in RULE_KEYS if getattr(args, key.name)}
+    unknown = set(args.rule or ()) - set(settings.cleanups)
     if given and args.rule:
         raise OperatorError("give either --rule or the options of one rule", Exit.USAGE)
-    if given:
-        document = {"cleanup": {COMMAND_LINE: given}}
-        return list(config.parse(document, Path(COMMAND_LINE)).cleanups.values())
-    unknown = set(args.rule or ()) - set(settings.cleanups)
     if unknown:
         known = ", ".join(settings.cleanups) or "none is configured"
         raise OperatorError(f'no rule "{printable(unknown.pop())}"; known: {known}', Exit.USAGE)
-    return [rule for name, rule in settings.cleanups.items() if name in (args.rule or (name,))]
+    rules = settings.cleanups
+    if given:
+        rules = config.parse({"cleanup": {COMMAND_LINE: given}}, Path(COMMAND_LINE)).cleanups
+    return [rule for name, rule in rules.items() if not args.rule or name in args.rule]
 
 
 class Stop:
-    """Tells when to begin no further file: a signal came, or the time is over."""
+    """Called before every file: whether a signal came or the time is over (then `status`)."""
 
     def __init__(self, max_runtime: float | None) -> None:
-        self.status: Exit | None = None
-        self._deadline = time.monotonic() + max_runtime if max_runtime is not None else None
-        signal.signal(signal.SIGTERM, lambda *_: self._set(Exit.TERMINATED))
-        signal.signal(signal.SIGINT, lambda *_: self._set(Exit.INTERRUPTED))
-
-    def _set(self, status: Exit) -> None:
-        self.status = status
+        self.status = Exit.DONE
+        self._end = float("inf") if max_runtime is None else time.monotonic() + max_runtime
+        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "status", Exit.TERMINATED))
+        signal.signal(signal.SIGINT, lambda *_: setattr(self, "status", Exit.INTERRUPTED))
 
     def __call__(self) -> bool:
-        """Whether it is time to stop."""
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            self.status = self.status or Exit.LATER
-        return self.status is not None
+        """Whether to begin no further file."""
+        if not self.status and time.monotonic() >= self._end:
+            self.status = Exit.LATER
+        return bool(self.status)
 
 
-def sweep(work: Sweep, args: argparse.Namespace, last: Memory) -> Report:
-    """Clean up by one rule, or only show how; `last` is what is known of its last run."""
-    selected = work.select()
-    if not args.dry_run and not args.force:
-        trial = Report(work.rule.name)
-        taken = sum(1 for _ in work.plan(replace(selected), trial))
-        trial.refused = held_back(trial, taken, work.now, last)
-        if trial.refused:
-            return trial
+def sweep(work: Sweep, args: argparse.Namespace, memory: dict[str, Any], last: int) -> Report:
+    """Clean up by one rule, or only show how. `last`: how many files its last run deleted."""
+    work.prepare()
     report = Report(work.rule.name)
-    for item in work.plan(selected, report):
-        attempt(work, item, report, args.json)
+    if not args.dry_run and not args.force:
+        taken = sum(1 for _ in replace(work).plan(report))
+        report.refused = brake(report, taken, work.now, memory.get("time"), last)
+        if report.refused:
+            return report
+        report = Report(work.rule.name)
+    for item in work.plan(report):
+        try:
+            done = work.carry_out(item, report)
+            if done and args.dry_run and not args.json:
+                print(f"{item.action} {printable(item.found.path)} ({done})")
+        except LeftAloneError as error:
+            report.trouble(item.found.path, str(error), False)
+        except OSError as error:
+            report.trouble(item.found.path, str(error.strerror), True)
     if args.dry_run and not args.force:
-        report.refused = held_back(report, report.done.total(), work.now, last)
-    elif work.rule.remove_empty_dirs and not args.dry_run:
-        for root in work.roots:
-            tree.remove_empty(root, report.folders)
-    missing = selected.needed_bytes - report.freed_bytes
+        taken = report.counts[work.rule.action]
+        report.refused = brake(report, taken, work.now, memory.get("time"), last)
+    if work.rule.remove_empty_dirs:
+        remove_empty(work.roots, report.folders)
+    missing = work.needed_bytes - report.counts["freed_bytes"]
     if missing > 0 and not work.stopped():
         report.unreached = f"{units.format_size(missing)} more than the budget cannot be freed"
     return report
 
 
-def held_back(report: Report, taken: int, now: float, last: Memory) -> str:
-    """Why the brake refuses that `taken` files are taken, else ""."""
-    why = clock_brake(now, last["time"], report.newest) if "time" in last else ""
-    why = why or brake(taken, report.matched, last.get("deleted", 0))
+def brake(report: Report, taken: int, now: float, last_run: float | None, last: int) -> str:
+    """Why `taken` of the matched files are not touched, else ""; `last`: the last run's number."""
+    most, matched = BRAKE_FILES + BRAKE_TIMES * last, report.counts["matched"]
+    days = (now - max(last_run or now, report.newest)) / DAY
+    why = ""
+    if last_run is not None and now < last_run:
+        why = f"the clock ({units.local_time(now)}) is before the last run"
+    elif days > BRAKE_DAYS:
+        why = f"the clock ({units.local_time(now)}) is {days:.0f} d past the last run and all files"
+    elif taken > most and taken * 2 > matched:
+        why = f"it would take {taken} of {matched} files, more than half and more than {most}"
     return why and f"{why}; nothing was done; --force overrides"
 
 
-def attempt(work: Sweep, item: Item, report: Report, as_json: bool) -> None:
-    """Do one step of the plan, or show it; what goes wrong with a file concerns that file only."""
-    try:
-        done = work.carry_out(item)
-    except LeftAloneError as error:
-        report.trouble(item.found.path, str(error), False)
-    except OSError as error:
-        report.trouble(item.found.path, str(error.strerror), True)
-    else:
-        report.add(item, done)
-        if work.dry_run and (done.pruned_records or item.action != "prune"):
-            show(item, done, report, as_json)
+def remove_empty(roots: list[str], folders: set[str]) -> None:
+    """Remove those of `folders` that are empty, and what is emptied by that, but no root."""
+    for folder in sorted(folders, key=len, reverse=True):
+        path = folder.rstrip("/")
+        with contextlib.suppress(OSError):
+            while path not in roots:
+                above, _, name = path.rpartition("/")
+                with tree.opened(above) as parent:
+                    os.rmdir(name, dir_fd=parent)
+                path = above
 
 
-def show(item: Item, done: Done, report: Report, as_json: bool) -> None:
-    """Print a step of the plan, or keep it for --json."""
-    size, records = done.freed_bytes, done.pruned_records
-    if as_json:
-        step = {"path": item.found.path, "action": item.action, "reason": item.why}
-        report.plan.append({**step, "freed_bytes": size, "pruned_records": records})
-        return
-    what = f"{records} records, " if records else ""
-    size = size or item.found.info.st_size  # what an archive will free is not known yet
-    print(
-        f"{item.action} {printable(item.found.path)} ({what}{units.format_size(size)}; {item.why})"
-    )
+def row(report: Report) -> dict[str, object]:
+    """A report for --json."""
+    names = {"delete": "deleted", "compress": "compressed", "truncate": "truncated"}
+    counted = ("matched", "pruned_records", "kept_malformed", "freed_bytes")
+    return {
+        "rule": report.rule,
+        "outcome": report.outcome,
+        "reason": report.refused or report.unreached,
+        **{name: report.counts[action] for action, name in names.items()},
+        **{name: report.counts[name] for name in counted},
+        "skipped": [{"path": path, "reason": reason} for path, reason in report.skipped],
+        "errors": [{"path": path, "reason": reason} for path, reason in report.errors],
+        "age_histogram": [
+            {"older_than_days": days, "files": report.ages[days], "bytes": report.age_bytes[days]}
+            for days in AGE_BUCKETS
+        ],
+    }
 
 
-def run_rules(
-    rules: list[CleanupSettings], args: argparse.Namespace, settings: config.Config, stop: Stop
-) -> list[Report]:
-    """Run all rules against one clock; a real run leaves what the next run's brake must know."""
-    now, path = time.time(), settings.state / "cleanup.json"
-    memory = files.read_state(path)
-    known: dict[str, int] = memory.get("deleted", {})
-    reports = []
-    for rule in rules:
-        identity = " ".join((rule.name, *rule.paths))
-        last = {"deleted": known.get(identity, 0)}
-        if "time" in memory:
-            last["time"] = memory["time"]
-        report = sweep(Sweep(rule, now, stop, args.dry_run), args, last)
-        if not report.refused:
-            known[identity] = report.done["delete"]
-        reports.append(report)
-    if not args.dry_run and not all(report.refused for report in reports):
-        files.write_state(path, {"time": now, "deleted": known})
-    return reports
+def problems(report: Report) -> list[str]:
+    """What makes the run a failure, for people, cut to a readable length."""
+    failed = [f"cannot handle {printable(path)}: {why}" for path, why in report.errors]
+    return [text for text in (report.refused, report.unreached, *failed[:MOST_SHOWN]) if text]
 
 
-def tell(report: Report, args: argparse.Namespace, settings: config.Config, alerts: Alerts) -> None:
-    """Print, log and alert what one rule did."""
-    if not args.json and (args.dry_run or args.verbose or sys.stdout.isatty()):
-        print("\n".join(report.lines(args.dry_run)))
-    if args.dry_run:
-        return
-    cli.log(settings, next(report.lines(False)))
-    for problem in report.problems():
+def lines(report: Report, histogram: bool) -> Iterator[str]:
+    """A report for people."""
+    steps = sum(report.counts[action] for action in ("delete", "compress", "truncate", "prune"))
+    freed = units.format_size(report.counts["freed_bytes"])
+    counts = f"{steps} of {report.counts['matched']} files, {freed}"
+    yield f"{report.rule}: {report.outcome}: {counts}, {len(report.skipped)} skipped"
+    yield from (f"  {problem}" for problem in problems(report))
+    for path, reason in report.skipped[:MOST_SHOWN]:
+        yield f"  skipped {printable(path)}: {reason}"
+    for days in AGE_BUCKETS if histogram else ():
+        size = units.format_size(report.age_bytes[days])
+        yield f"  older than {days:3} d: {report.ages[days]} files, {size}"
+
+
+def tell(report: Report, settings: config.Config, alerts: Alerts) -> None:
+    """Log and alert what a real run did; what went wrong goes to stderr too."""
+    cli.log(settings, next(lines(report, False)))
+    for problem in problems(report):
         cli.warn(f"{report.rule}: {problem}")
     key = f"cleanup:{report.rule}"
     if report.refused:
@@ -210,11 +208,21 @@ def tell(report: Report, args: argparse.Namespace, settings: config.Config, aler
         alerts.recovered(key, f"cleanup {report.rule} works again")
 
 
-def status(reports: list[Report], stop: Stop) -> int:
-    """The exit status: the largest of all."""
-    codes = [Exit.REFUSED if report.refused else Exit.DONE for report in reports]
-    codes += [Exit.PROBLEM for report in reports if report.errors or report.unreached]
-    return max((*codes, stop.status or Exit.DONE), default=Exit.DONE)
+def run_rules(
+    rules: list[CleanupSettings], args: argparse.Namespace, settings: config.Config, stop: Stop
+) -> Iterator[Report]:
+    """Run all rules against one clock; a real run leaves what the next one's brake must know."""
+    now, path = time.time(), settings.state / "cleanup.json"
+    memory = files.read_state(path)
+    deleted: dict[str, int] = memory.get("deleted", {})
+    for rule in rules:
+        identity = " ".join((rule.name, *rule.paths))
+        work = Sweep(rule, now, stop, args.dry_run)
+        report = sweep(work, args, memory, deleted.get(identity, 0))
+        if not report.refused and not args.dry_run:
+            deleted[identity] = report.counts["delete"] + report.counts["truncate"]
+            files.write_state(path, {"time": now, "deleted": deleted})
+        yield report
 
 
 @cli.script
@@ -223,19 +231,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     settings = config.load(args.config)
     rules = chosen_rules(args, settings)
-    home = Path(os.path.expanduser("~"))
+    protected = (Path(os.path.expanduser("~")), CHECKOUT, Path(sys.executable), settings.state)
     for root in (root for rule in rules for root in rule.paths):
-        tree.refuse_root(root, (home, CHECKOUT, Path(sys.executable), settings.state))
-    stop = Stop(args.max_runtime)
+        tree.refuse_root(root, protected)
+    stop, reports = Stop(args.max_runtime), []
+    lock = files.lock(settings.state / "lock" / "cleanup.lock", what="another cleanup")
     with Alerts(settings) as alerts:
-        lock = files.lock(settings.state / "lock" / "cleanup.lock", what="another cleanup")
         with contextlib.nullcontext() if args.dry_run else lock:
-            reports = run_rules(rules, args, settings, stop)
-        for report in reports:
-            tell(report, args, settings, alerts)
+            os.nice(10)
+            reports = list(run_rules(rules, args, settings, stop))
+        for report in reports if not args.dry_run else ():
+            tell(report, settings, alerts)
     if args.json:
-        cli.print_json({"dry_run": args.dry_run, "results": [report.row() for report in reports]})
-    return status(reports, stop)
+        cli.print_json({"dry_run": args.dry_run, "results": [row(each) for each in reports]})
+    elif args.dry_run or args.verbose or sys.stdout.isatty():
+        print("\n".join(line for each in reports for line in lines(each, args.dry_run)))
+    codes = [Exit.REFUSED if each.refused else Exit.DONE for each in reports]
+    codes += [Exit.PROBLEM for each in reports if each.errors or each.unreached]
+    return max((*codes, stop.status))
 
 
 if __name__ == "__main__":

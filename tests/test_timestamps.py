@@ -2,7 +2,7 @@ import datetime as dt
 
 import pytest
 
-from upkeep.timestamps import name_date, record_time, without_date
+from upkeep.timestamps import name_date, record_time
 
 AT = 1_710_838_090.687  # 2024-03-19 08:48:10.687 UTC
 
@@ -95,8 +95,3 @@ def test_a_date_in_a_name_ends_with_its_local_day(
     name: str, day: tuple[int, int, int] | None
 ) -> None:
     assert name_date(name) == (dt.datetime(*day).timestamp() if day else None)
-
-
-def test_files_of_one_series_have_one_name_without_the_date() -> None:
-    assert without_date("api-20240319.log") == without_date("api-2024-03-20.log")
-    assert without_date("api-20240319.log") != without_date("my-api-20240319.log")

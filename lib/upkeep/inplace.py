@@ -1,8 +1,7 @@
-"""Take parts out of a file in place, while a program goes on appending to it.
+"""Take lines out of a file in place, while a program goes on appending to it.
 
-fallocate(2) with FALLOC_FL_COLLAPSE_RANGE (ext4, XFS) takes whole blocks out of a file; what was
-appended meanwhile moves along. What is left of the last block is overwritten by blanks. Only a
-writer with O_APPEND follows: any other would go on at its old offset and leave a hole.
+fallocate(2) with FALLOC_FL_COLLAPSE_RANGE takes whole blocks out, and what is appended meanwhile
+moves along; what is left of the last block becomes blanks. Only a writer with O_APPEND follows.
 """
 
 import ctypes
@@ -10,8 +9,7 @@ import fcntl
 import os
 from collections.abc import Iterable
 
-from upkeep import openfiles
-from upkeep.openfiles import LeftAloneError
+from upkeep.openfiles import Claim, LeftAloneError, Writer, describe, lease, writers
 from upkeep.tree import Found
 
 _COLLAPSE = 0x08
@@ -19,62 +17,44 @@ _ABLE = ("ext4", "xfs", "f2fs")
 _WINDOW = 1 << 16
 
 
-def _collapse(fd: int, offset: int, length: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.fallocate(fd, _COLLAPSE, ctypes.c_int64(offset), ctypes.c_int64(length)):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-def _file_system(device: int) -> str:
-    """The type of a mounted file system. To try it out would change the mtime of the file."""
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
-        mounts = (line.split() for line in file)
-        types = (row[row.index("-") + 1] for row in mounts if row[2] == wanted)
-        return next(types, "")
-
-
-def who_writes(found: Found) -> list[openfiles.Writer]:
+def who_writes(found: Found) -> list[Writer]:
     """Who has the file open for writing. Raises LeftAloneError when somebody not visible has."""
     try:
-        with openfiles.Claim(found.directory, found.name, found.info):
+        with Claim(found):
             return []
     except LeftAloneError:
-        others = openfiles.writers(found.info)
+        others = writers(found.info)
         if not others:
             raise
         return others
 
 
-def open_in_place(found: Found, others: list[openfiles.Writer]) -> int | None:
-    """A descriptor for `drop`; None when nobody writes, but the file system cannot collapse.
+def open_in_place(found: Found, others: list[Writer]) -> int | None:
+    """A descriptor for `drop`; None when nobody writes, but the file system cannot do it.
 
-    Raises LeftAloneError when one of `others`, who write, would not follow, and OSError.
+    Raises LeftAloneError when one of `others`, who write, would not follow.
     """
-    fd = _open(found)
     able = _file_system(found.info.st_dev) in _ABLE
     if able and all(writer.appends for writer in others):
-        return fd
-    os.close(fd)
+        return found.open(os.O_RDWR)
     if others:
         why = "without O_APPEND" if able else "and this file system cannot shorten it in place"
-        raise LeftAloneError(f"{openfiles.describe(others)}, {why}")
+        raise LeftAloneError(f"{describe(others)}, {why}")
     return None
 
 
-def _open(found: Found) -> int:
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    fd = os.open(found.name, flags, dir_fd=found.directory)
-    if not os.path.samestat(os.fstat(fd), found.info):
-        os.close(fd)
-        raise LeftAloneError("replaced meanwhile")
-    return fd
+def _file_system(device: int) -> str:
+    """The type of a mounted file system; a trial of fallocate would change the file's mtime."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+        rows = (line.split() for line in file)
+        return next((row[row.index("-") + 1] for row in rows if row[2] == wanted), "")
 
 
 def drop(fd: int, ranges: Iterable[tuple[int, int]], times: os.stat_result | None = None) -> None:
-    """Take out `ranges` of whole lines, given as (begin, end), the last one first. Durable.
+    """Take out `ranges` (begin, end) of whole lines, given in reverse order. Durable.
 
-    `times`: whose atime and mtime the file gets, for one that nobody else writes.
+    The file gets atime and mtime of `times`, for one that nobody else writes. Raises OSError.
     """
     for begin, end in ranges:
         _drop(fd, begin, end)
@@ -93,12 +73,13 @@ def _drop(fd: int, begin: int, end: int) -> None:
         return
     if first > begin:
         _blank(fd, begin, next_line(fd, first) - 1)
-    if end == last:
-        _collapse(fd, first, last - first)
-        return
-    _blank(fd, _line_begin(fd, last), end - 1)
-    _collapse(fd, first, last - first)
-    _blank(fd, end - 1 - (last - first), end - (last - first))
+    if end > last:
+        _blank(fd, line_begin(fd, last), end - 1)
+    libc, length = ctypes.CDLL(None, use_errno=True), last - first
+    if libc.fallocate(fd, _COLLAPSE, ctypes.c_int64(first), ctypes.c_int64(length)):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    if end > last:
+        _blank(fd, end - 1 - length, end - length)
 
 
 def _blank(fd: int, begin: int, end: int) -> None:
@@ -107,7 +88,7 @@ def _blank(fd: int, begin: int, end: int) -> None:
 
 
 def next_line(fd: int, offset: int) -> int:
-    """Where the first line begins behind the one that `offset` lies in."""
+    """Where the first line begins at `offset` or behind it."""
     offset -= 1
     while window := os.pread(fd, _WINDOW, offset):
         found = window.find(b"\n")
@@ -117,7 +98,7 @@ def next_line(fd: int, offset: int) -> int:
     return offset
 
 
-def _line_begin(fd: int, offset: int) -> int:
+def line_begin(fd: int, offset: int) -> int:
     """Where the line begins that `offset` lies in."""
     while offset > 0:
         begin = max(0, offset - _WINDOW)
@@ -130,31 +111,27 @@ def _line_begin(fd: int, offset: int) -> int:
 
 def empty(found: Found, dry_run: bool) -> bool:
     """Empty a file that no other program has open; False when one has, or the file has grown."""
-    fd = _open(found)
+    fd = found.open(os.O_RDWR)
     try:
-        alone = openfiles.lease(fd, fcntl.F_WRLCK)  # nobody can open it until it is closed
+        alone = lease(fd, fcntl.F_WRLCK)  # nobody can open it until it is closed
         if not alone or os.fstat(fd).st_size != found.info.st_size:
             return False
         if not dry_run:
             os.ftruncate(fd, 0)
-            os.fsync(fd)
         return True
     finally:
         os.close(fd)
 
 
 def truncate(found: Found, dry_run: bool) -> int:
-    """Drop all lines that are complete by now. Returns the bytes freed.
-
-    Raises LeftAloneError and OSError.
-    """
+    """Drop all lines that are complete by now. Returns the bytes freed. Errors as above."""
     if empty(found, dry_run):
         return found.info.st_blocks * 512
     fd = open_in_place(found, who_writes(found))
     if fd is None:
-        raise LeftAloneError("open in another program; it cannot be shortened in place")
+        raise LeftAloneError("open in another program, and it cannot be shortened in place")
     try:
-        end = _line_begin(fd, os.fstat(fd).st_size)
+        end = line_begin(fd, os.fstat(fd).st_size)
         if not dry_run and end:
             drop(fd, [(0, end)])
         return end

@@ -1,49 +1,43 @@
-"""A new file beside an old one: complete and on the disk before it takes the old one's place."""
+"""A new file beside an old one, complete and on the disk before it takes a name of its own."""
 
 import contextlib
 import fcntl
 import os
-import re
 from collections.abc import Iterator
 
-ENDING = ".tmp"
-_LEFTOVER = re.compile(r"\..*\.upkeep-\d+\.tmp", re.DOTALL)
+from upkeep.tree import Found
+
+_MARK, _END = ".upkeep-", ".tmp"
 
 
 @contextlib.contextmanager
-def temporary(directory: int, name: str) -> Iterator[tuple[int, str]]:
-    """Make an empty private file beside `name`: (descriptor for appending, its name).
+def temporary(found: Found) -> Iterator[tuple[int, str]]:
+    """An empty private file beside `found`: (descriptor for appending, name). Raises OSError.
 
-    It goes when the block ends, unless it was renamed. Its flock tells a later run that it is in
-    work; what a killed run left is not locked. Raises OSError.
+    It goes when the block ends, unless renamed. Its flock tells other runs that it is in work.
     """
-    short = os.fsdecode(os.fsencode(name)[:200])
-    made = f".{short}.upkeep-{os.getpid()}.tmp"
+    name = f".{found.name[:60]}{_MARK}{os.getpid()}{_END}"
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(made, flags, 0o600, dir_fd=directory)
+    fd = os.open(name, flags, 0o600, dir_fd=found.directory)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield fd, made
+        yield fd, name
     finally:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(made, dir_fd=directory)
+            os.unlink(name, dir_fd=found.directory)
         os.close(fd)
 
 
 def is_leftover(name: str) -> bool:
     """Whether `name` is one that `temporary` makes."""
-    return bool(_LEFTOVER.fullmatch(name))
+    return name.endswith(_END) and name.startswith(".") and _MARK in name
 
 
-def remove_leftover(directory: int, name: str) -> None:
+def remove_leftover(found: Found) -> None:
     """Remove what a killed run left; a file that another run works on stays."""
-    with contextlib.suppress(OSError):
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(name, dir_fd=directory)
-        finally:
-            os.close(fd)
+    with contextlib.suppress(OSError), open(found.open(), "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(found.name, dir_fd=found.directory)
 
 
 def finish(source: int, target: int) -> None:
