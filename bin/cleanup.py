@@ -24,7 +24,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from upkeep import CHECKOUT, cli, config, files, tree, units
 from upkeep.alerts import Alerts
 from upkeep.errors import Exit, OperatorError
 from upkeep.openfiles import LeftAloneError
-from upkeep.settings import CleanupSettings
+from upkeep.settings import CleanupSettings, keys
 from upkeep.sweep import AGE_BUCKETS, DAY, Report, Sweep
 from upkeep.text import printable
 
@@ -45,8 +45,9 @@ EXAMPLES = """\
 """
 COMMAND_LINE = "command-line"
 MOST_SHOWN = 20  # files that were skipped or failed, in the text report
+SWITCHES = ("allow_all", "remove_empty_dirs")
 BRAKE_FILES, BRAKE_TIMES, BRAKE_DAYS = 100, 10, 30
-RULE_KEYS = [key for key in fields(CleanupSettings) if key.metadata and key.type is not bool]
+RULE_KEYS = {n: key for n, key in keys(CleanupSettings).items() if n not in SWITCHES}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,13 +55,14 @@ def parser() -> argparse.ArgumentParser:
     made = cli.parser(__doc__, EXAMPLES)
     made.add_argument("paths", nargs="*", metavar="DIR", help="directory to clean")
     made.add_argument("--rule", action="append", metavar="NAME", help="only this rule")
-    for key in RULE_KEYS[1:]:
-        made.add_argument(
-            "--" + key.name.replace("_", "-"),
-            action="append" if key.name in ("match", "exclude") else "store",
-            type=int if key.type is int else str,
-            help=key.metadata["doc"].replace("%", "%%"),
-        )
+    for name, key in RULE_KEYS.items():
+        if name != "paths":
+            made.add_argument(
+                "--" + name.replace("_", "-"),
+                action="append" if name in ("match", "exclude") else "store",
+                type=int if name == "keep_newest" else str,
+                help=key.help.replace("%", "%%"),
+            )
     cli.add_dry_run(made)
     cli.add_json(made)
     made.add_argument("--force", action="store_true", help="override the brake")
@@ -70,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
 
 def chosen_rules(args: argparse.Namespace, settings: config.Config) -> list[CleanupSettings]:
     """The rule that the options describe, or those of upkeep.toml. Raises OperatorError."""
-    given = {key.name: getattr(args, key.name) for key in RULE_KEYS if getattr(args, key.name)}
+    given = {name: getattr(args, name) for name in RULE_KEYS if getattr(args, name)}
     unknown = set(args.rule or ()) - set(settings.cleanups)
     if given and args.rule:
         raise OperatorError("give either --rule or the options of one rule", Exit.USAGE)
