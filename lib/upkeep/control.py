@@ -56,7 +56,7 @@ def restart(task: Task, reason: str, category: str) -> Result:
         launch.prepared(task.config, task.settings, nonce) as waiting,
         contextlib.ExitStack() as leftovers,
     ):
-        fresh = _new_record(task, waiting, category)
+        fresh = _new_record(task, waiting, nonce, category)
         places = [*_stage(leftovers, task, fresh), (waiting.status, task.end_file)]
         if old:  # for the case that we are killed meanwhile
             known.stopping = reason
@@ -83,7 +83,8 @@ def stop(task: Task, reason: str) -> Result:
         known.down, known.due, known.trouble = True, {}, {}
         task.save()
     _end(task, old, result)
-    _remove_pid_file(task)
+    if pidfile.plain_pid(task.settings.pid_file) == (known.pid or None):
+        files.discard(task.settings.pid_file)
     if old or not was_down:
         result.facts["event"] = "stop"
         remember(task, result)
@@ -108,15 +109,15 @@ def state_files(task: Task, dry_run: bool) -> list[str]:
     return removed
 
 
-def _new_record(task: Task, waiting: launch.Waiting, category: str) -> Record:
+def _new_record(task: Task, waiting: launch.Waiting, nonce: str, category: str) -> Record:
     """The record of the copy that is about to start; counts and an outage are carried on."""
     known, settings = task.record, task.settings
     trouble = {key: value for key, value in known.trouble.items() if key != "given_up"}
     return Record(
         *waiting.identity,
         session=waiting.identity.pid,
-        nonce=waiting.nonce,
-        tag=f"{task.name}:{waiting.nonce}",
+        nonce=nonce,
+        tag=f"{task.name}:{nonce}",
         command=list(settings.command),
         started=history.stamp(time.time()),
         log_start=os.stat(settings.log).st_size,
@@ -160,33 +161,27 @@ def _rss(task: Task) -> int:
     return family.total_rss(task.family().members())
 
 
-def _remove_pid_file(task: Task) -> None:
-    """Remove the PID file if it still names the copy that has ended."""
-    if pidfile.plain_pid(task.settings.pid_file) == (task.record.pid or None):
-        files.discard(task.settings.pid_file)
-
-
 def _conclude(task: Task, result: Result, why: str | None) -> None:
     """Judge the start and bring the record up to date."""
-    known, alive = task.record, task.running()
+    known, alive, pid_file = task.record, task.running(), task.settings.pid_file
     result.outcome = "restarted" if result.facts["event"] == "restart" else "started"
-    result.facts["new_pid"] = known.pid
-    if alive:
-        known.exe = proc.executable(alive.pid)
-        result.facts["rss_after_bytes"] = _rss(task)
-    if why is not None:
+    result.facts.update(new_pid=known.pid, rss_after_bytes=_rss(task))
+    if why or not alive:
         result.outcome, result.code = "failed", Exit.PROBLEM
-        result.facts["detail"] = (why if alive else f"{why}: {death.cause(task)}") + log_tail(task)
-        known.unready = why if alive else ""
+        known.unready = (why or "") if alive else ""
+        cause = known.unready or f"{why or 'it ended'}: {death.cause(task)}"
+        result.facts["detail"] = cause + log_tail(task)
         known.trouble = {"since": time.time(), **known.trouble, "lasted": True}
         result.tell()
-    if not alive:
-        _remove_pid_file(task)
-        known.pid = 0  # this death is told, and counted as a failed start
     with contextlib.suppress(OSError):  # what is on the disk names the right process already
+        if alive:
+            known.exe = proc.executable(alive.pid)
+        else:
+            known.pid = 0  # this death is told, and counted as a failed start
+            files.discard(pid_file)
         task.save()
-        if alive and pidfile.plain_pid(task.settings.pid_file) != alive.pid:
-            files.atomic_write(task.settings.pid_file, b"%d\n" % alive.pid, 0o644)
+        if alive and pidfile.plain_pid(pid_file) != alive.pid:
+            files.atomic_write(pid_file, b"%d\n" % alive.pid, 0o644)
 
 
 def log_tail(task: Task) -> str:

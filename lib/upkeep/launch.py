@@ -2,11 +2,9 @@
 
     upkeep's script --fork--> recorder (sh) --fork--> sh, waits for the command --exec--> program
 
-The recorder is a few hundred KiB of /bin/sh that waits for the program and writes how it ended
-into `<state>/tasks/<task>.exit`. Its child tells its PID, then blocks until the command comes
-through a pipe: all that can fail is tried, and the PID goes on record, before anything runs and
-before an old copy is stopped. When the script is killed meanwhile, the pipe closes and the child
-ends without having started anything.
+The waiting shell tells its PID and blocks until the command comes through a pipe: all that can
+fail is tried, and the PID goes on record, before anything runs and before an old copy is stopped.
+When the script is killed meanwhile, the pipe closes and the shell ends without starting anything.
 """
 
 import contextlib
@@ -51,24 +49,21 @@ echo "$1 $?" >&5
 
 @dataclass
 class Waiting:
-    """A process that is set up and waits for its command."""
+    """A process that is set up and waits for its command. Its end will be written to `status`."""
 
     identity: proc.Identity
-    nonce: str
-    status: Path  # where its end will be written; to be moved to the task's `end_file`
+    status: Path
     pid_fd: int
     command_fd: int
-    command: bytes
+    command: str
 
     def go(self) -> float:
         """Let it run its command; time.monotonic() when it did."""
         with open(self.command_fd, "wb", closefd=False) as pipe:
-            pipe.write(self.command)
-        limit = time.monotonic() + _EXEC_SECONDS
-        before = (["upkeep-recorder"], ["setsid"])
+            pipe.write(os.fsencode(self.command))
+        limit, before = time.monotonic() + _EXEC_SECONDS, (["upkeep-recorder"], ["setsid"])
         while proc.command_line(self.identity.pid)[:1] in before and time.monotonic() < limit:
-            if not self.lives(0.0005):
-                break
+            self.lives(0.0005)
         return time.monotonic()
 
     def lives(self, seconds: float) -> bool:
@@ -90,15 +85,9 @@ def user_of(task: TaskSettings) -> tuple[pwd.struct_passwd, int]:
 
 def environment(config: Config, task: TaskSettings) -> dict[str, str]:
     """All that the program gets to see; nothing is inherited. Raises OperatorError."""
-    account = user_of(task)[0]
-    values: dict[str, str | None] = {
-        "PATH": PATH,
-        "HOME": account.pw_dir,
-        "USER": account.pw_name,
-        "LOGNAME": account.pw_name,
-        "SHELL": account.pw_shell or "/bin/sh",
-        "LANG": os.environ.get("LANG", "C.UTF-8"),
-    }
+    name, _, _, _, _, home, shell = user_of(task)[0]
+    basic = {"PATH": PATH, "HOME": home, "USER": name, "LOGNAME": name, "SHELL": shell or "/bin/sh"}
+    values: dict[str, str | None] = {**basic, "LANG": os.environ.get("LANG", "C.UTF-8")}
     if task.env_file is not None:
         from dotenv import dotenv_values
 
@@ -114,7 +103,7 @@ def environment(config: Config, task: TaskSettings) -> dict[str, str]:
 
 @contextlib.contextmanager
 def prepared(config: Config, task: TaskSettings, nonce: str) -> Iterator[Waiting]:
-    """A process that needs only its command to be the task; it ends with the block if unused.
+    """A process that needs only its command to be the task; unused, it ends with the block.
 
     Raises OperatorError and OSError.
     """
@@ -124,15 +113,14 @@ def prepared(config: Config, task: TaskSettings, nonce: str) -> Iterator[Waiting
     files.discard(status)
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     with contextlib.ExitStack() as stack:
-        told, pid_pipe = os.pipe()
-        command_pipe, command = os.pipe()
         log = os.open(task.log, flags | os.O_APPEND | os.O_NONBLOCK, 0o600)
-        ends = [log, pid_pipe, command_pipe, os.open(status, flags | os.O_EXCL, 0o600)]
+        end = os.open(status, flags | os.O_EXCL, 0o600)
         stack.callback(files.discard, status)
+        (told, pid_pipe), (command_pipe, command) = os.pipe(), os.pipe()
         stack.callback(os.close, command)
         if os.fork() == 0:
-            _become_recorder(task, variables, nonce, ends)
-        for fd in ends:
+            _become_recorder(task, variables, nonce, [log, pid_pipe, command_pipe, end])
+        for fd in (log, pid_pipe, command_pipe, end):
             os.close(fd)
         with open(told, "rb") as pipe:
             answer = pipe.readline().decode("utf-8", "replace").strip()
@@ -141,8 +129,7 @@ def prepared(config: Config, task: TaskSettings, nonce: str) -> Iterator[Waiting
         if identity is None or pid_fd is None:
             raise _fault(task, answer or "/bin/sh did not run")
         stack.callback(os.close, pid_fd)
-        line = _command_line(task, f"{task.name}:{nonce}")
-        yield Waiting(identity, nonce, status, pid_fd, command, os.fsencode(line))
+        yield Waiting(identity, status, pid_fd, command, _command(task, f"{task.name}:{nonce}"))
 
 
 def _become_recorder(
@@ -193,17 +180,17 @@ def _require_program(task: TaskSettings, path: str) -> None:
         raise OSError(f"{name} {why} (for user {os.geteuid()}, in {task.cwd}, PATH={path})")
 
 
-def _command_line(task: TaskSettings, tag: str) -> str:
-    """The line the waiting shell runs: tag it, then become the program, leader of a session.
+def _command(task: TaskSettings, tag: str) -> str:
+    """The line for the waiting shell: tag it, then become the program, leader of a session.
 
     setsid(1) keeps the PID, because the shell's child leads no group.
     """
     words = list(task.command)
-    if task.shell:
+    if task.shell:  # exec keeps the PID; it can't stand before more than a simple command
         simple = not set(";&|(){}\n") & set(task.command.text) and "=" not in words[0]
-        words = ["/bin/sh", "-c", ("exec " if simple else "") + task.command.text]
-    unset = "" if "PWD" in task.env else "unset PWD; "
+        words = ["/bin/sh", "-c", "exec " * simple + task.command.text]
     quoted = (shlex.quote(word).replace("\n", "'\"$n\"'") for word in words)
+    unset = "" if "PWD" in task.env else "unset PWD; "
     return f"{unset}export UPKEEP_TASK={shlex.quote(tag)}; exec setsid {' '.join(quoted)}\n"
 
 

@@ -21,7 +21,7 @@ from upkeep.settings import TaskSettings, command_words
 
 @dataclass
 class Record:
-    """What is remembered about a task. Times are Unix seconds, uptimes seconds since boot.
+    """What is remembered about a task.
 
     `trouble` describes an outage that goes on ("since", "lasted", "tripped", "given_up"), `due` a
     restart that waits for a quiet host, `over` how many samples in a row a limit was exceeded,
@@ -105,12 +105,12 @@ class Task:
         Raises OperatorError (refused) where it can't be told.
         """
         known = self.record
-        if known.boot_id == proc.boot_id() and known.pid:
-            if proc.is_alive(known.identity):
-                return known.identity
-            if proc.is_hidden(known.pid):
-                why = f"{self.name}: /proc does not show its pid {known.pid} to this user"
-                raise OperatorError(f"{why}; run as root, or without hidepid", Exit.REFUSED)
+        this_boot = known.boot_id == proc.boot_id() and known.pid
+        if this_boot and proc.is_alive(known.identity):
+            return known.identity
+        if this_boot and proc.is_hidden(known.pid):
+            why = f"{self.name}: /proc does not show its pid {known.pid} to this user"
+            raise OperatorError(f"{why}; run as root, or without hidepid", Exit.REFUSED)
         found = self._successor() or self._adopted()
         if found:
             self._put_on_record(found)

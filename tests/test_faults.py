@@ -1,0 +1,108 @@
+"""Faults at random points: never two copies, never a stranger hurt, all well after two ticks."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT, is_running, wait_until
+from tests.helpers.house import House, kill, worker
+
+ROUNDS = 200 if os.environ.get("UPKEEP_LONG") else 20
+
+
+@pytest.fixture
+def house(home: Path) -> House:
+    made = House(home)
+    command = worker("--setsid-child")
+    made.task("trader", command, verify=0, stop_timeout=0.5, crash_limit=1000)
+    return made
+
+
+def begin(house: House, script: str) -> subprocess.Popen[bytes]:
+    environment = {"PATH": "/usr/bin:/bin", "UPKEEP_CONFIG": str(house.config)}
+    command = [sys.executable, ROOT / "bin" / f"{script}.py", "trader"]
+    null = subprocess.DEVNULL
+    return subprocess.Popen(command, env=environment, stdout=null, stderr=null)
+
+
+def killed_script(house: House, chance: random.Random) -> None:
+    """SIGKILL hits restart.py or watchdog.py somewhere on its way."""
+    caller = begin(house, chance.choice(["restart", "restart", "watchdog"]))
+    time.sleep(chance.uniform(0.02, 0.3))
+    caller.kill()
+    caller.wait()
+
+
+def killed_worker(house: House, chance: random.Random) -> None:
+    pids = house.copies("trader")
+    if pids:
+        kill(chance.choice(pids))
+
+
+def frozen_worker(house: House, chance: random.Random) -> None:
+    for pid in house.copies("trader"):
+        os.kill(pid, signal.SIGSTOP)
+    house.run("restart", "trader")
+
+
+def many_callers(house: House, chance: random.Random) -> None:
+    callers = [begin(house, chance.choice(["restart", "watchdog"])) for _ in range(12)]
+    victim = chance.choice(callers)
+    time.sleep(chance.uniform(0.1, 0.5))
+    victim.kill()
+    assert {caller.wait(120) for caller in callers} <= {0, 1, 4, -9}
+
+
+def reused_pid(house: House, chance: random.Random) -> None:
+    """The record names a stranger's PID, as after a wrap of the PIDs or a reboot."""
+    house.run("stop", "trader")
+    stranger = subprocess.Popen(["sleep", "1000"])
+    try:
+        boot = chance.choice([{}, {"boot_id": "another boot"}])
+        house.change_record("trader", pid=stranger.pid, session=stranger.pid, down=False, **boot)
+        for script in ("watchdog", "restart"):
+            assert house.run(script, "trader").returncode == 0
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+FAULTS = [killed_script] * 6 + [killed_worker] * 2 + [frozen_worker, many_callers, reused_pid]
+
+
+def families(house: House) -> int:
+    """How many first processes run; each has a child of its own."""
+    copies = set(house.copies("trader"))
+    parents = [
+        Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1] for pid in copies
+    ]
+    return sum(int(parent) not in copies for parent in parents)
+
+
+def test_faults_at_random_points(house: House) -> None:
+    seed = int(os.environ.get("UPKEEP_SEED", time.time()))
+    chance = random.Random(seed)
+    stranger = subprocess.Popen(worker(), stdout=subprocess.DEVNULL)  # the same program, not ours
+    try:
+        house.start("trader")
+        for number in range(ROUNDS):
+            fault = chance.choice(FAULTS)
+            fault(house, chance)
+            about = f"seed {seed}, round {number}, {fault.__name__}"
+            for _ in range(2):
+                house.run("watchdog")
+            wait_until(lambda: len(house.copies("trader")) == 2)
+            assert families(house) == 1, about
+            assert is_running(house.record("trader")["pid"]), about
+            assert house.pid("trader") == house.record("trader")["pid"], about
+            assert stranger.poll() is None, about
+    finally:
+        stranger.kill()
+        stranger.wait()
