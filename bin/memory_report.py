@@ -16,20 +16,19 @@ configuration.
 """
 
 import collections
+import math
 import sys
-import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, config, files, history, leak, memory, page, programs, samples, text
+from upkeep import cli, config, files, history, leak, levels, memory, page, samples, text
 from upkeep.alerts import Alerts
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
-from upkeep.programs import Program
-from upkeep.samples import Point, Row, Series
+from upkeep.samples import Point, Reading, Row, Series
 from upkeep.settings import HostSettings
 from upkeep.units import format_size
 
@@ -38,6 +37,7 @@ EXAMPLES = """  memory_report.py  # how is this host, and who uses its memory?
   memory_report.py --html /srv/www/memory.html --refresh 30s  # a page to keep open
   memory_report.py --export - | ssh desk memory_report.py --history -  # judge it elsewhere"""
 DAY = 86400.0
+Lines = list[str]
 WINDOWS = {"restarts_24h": DAY, "restarts_7d": 7 * DAY}
 
 
@@ -57,73 +57,84 @@ def parser() -> ArgumentParser:
     return made
 
 
-def gather(settings: Config, options: Namespace) -> tuple[Row, Series]:
-    """The document and the history behind it. Raises OperatorError."""
-    now, host = time.time(), memory.read_host(options.proc_root)
-    found = programs.collect(options.proc_root, settings, host["boot_id"])
-    programs.read_details(found[: options.top or settings.host.top], options.proc_root)
-    disks = memory.read_disks(settings.host.disks)
-    past, skipped = samples.read(settings.state, max(options.since or 0, 7 * DAY), now)
-    here = samples.line(now, host, disks, found)
-    series = samples.series([*past, samples.with_points(here)])
-    limits = leak.limits(settings, found, host["available_bytes"])
+def gather(settings: Config, options: Namespace) -> tuple[Row, Series, list[str]]:
+    """The document, the history behind it, and what is wrong. Raises OperatorError."""
+    now = samples.take(settings, options.proc_root, options.top or settings.host.top)
+    past, skipped = samples.read(settings.state, max(options.since or 0, 7 * DAY), now.time)
+    series = samples.series([*past, samples.with_points(now.row)])
     window = options.since or leak.WINDOW_SECONDS
     if options.history:
         series, skipped = read_history(options.history)
-        now = max((points[-1].time for points in series.values()), default=now)
-        own = {task.name: task.max_rss for task in settings.tasks.values()}
-        limits = {name: float(own.get(name) or host["limit_bytes"]) for name in series}
-        window = options.since or now
+        verdicts = judge_foreign(settings, series, options.since, now.host["limit_bytes"])
+    else:
+        verdicts = leak.judge_all(settings, now, series, window)
     if skipped:
         cli.warn(f"{options.history or settings.state}: {skipped} lines are no samples: left out")
-    rows = {
-        name: program_row(name, series.get(name, []), limit, window, now)
-        for name, limit in limits.items()
-    }
+    rows = {name: program_row(name, series.get(name, []), each) for name, each in verdicts.items()}
     if not options.history:
-        add_what_runs(settings, host, found, rows)
-    seconds = host["uptime_seconds"] - past[-1]["uptime"] if past else 0.0
-    moved = host["swapped_bytes"] - past[-1]["swapped"] if seconds > 0 else 0
-    cached = [row["dirs"] for row in past if "dirs" in row and row["time"] > now - 3600]
-    sizes = cached[-1] if cached else memory.directory_sizes(settings.host.data_dirs)
-    document = {
-        "time": now,
-        "host": host | {"swap_rate_bytes_per_second": moved / seconds if seconds > 0 else None},
-        "coverage": {
-            "pss_known": sum(len(each.pids) for each in found if each.pss_bytes is not None),
-            "processes": sum(len(each.pids) for each in found),
-        },
-        "programs": sorted(rows.values(), key=lambda row: -row["rss_bytes"]),
-        "disks": [{"path": k, "used_bytes": v[0], "free_bytes": v[1]} for k, v in disks.items()],
-        "directories": [{"path": path, "size_bytes": size} for path, size in sizes.items()],
+        add_what_runs(settings, now, rows)
+    wrong = [x.text for x in levels.compare(settings, now, verdicts, math.inf) if x.over]
+    return document(settings, now, past, list(rows.values())), series, wrong
+
+
+def judge_foreign(
+    settings: Config, series: Series, since: float | None, most: int
+) -> leak.Verdicts:
+    """The verdicts on a history from elsewhere; its last sample is now."""
+    end = max((points[-1].time for points in series.values()), default=0.0)
+    own = {task.name: task.max_rss for task in settings.tasks.values()}
+    return {
+        name: leak.judge(
+            [point for point in points if point.time >= end - (since or end)],
+            own.get(name) or most,
+            end,
+        )
+        for name, points in series.items()
     }
-    return document, series
 
 
-def program_row(name: str, points: Sequence[Point], limit: float, window: float, now: float) -> Row:
+def program_row(name: str, points: Sequence[Point], judged: leak.Verdict) -> Row:
     """What a history tells about one program. Restarts: lives that more than one sample saw."""
-    judged = leak.judge([point for point in points if point.time >= now - window], limit, now)
-    row: Row = {"name": name, "task": False, "processes": 1, "rss_bytes": 0, "pss_bytes": None}
-    row |= {"fds": None, "limit_bytes": limit, **judged._asdict()}
+    last = points[-1] if points else Point(0.0, "", 0, 0, 0, 0.0)
+    row = {"name": name, "task": False, "processes": 1, "rss_bytes": last.rss_bytes}
+    row |= {"pss_bytes": last.pss_bytes, "fds": None, **judged._asdict()}
     for key, seconds in WINDOWS.items():
-        lives = collections.Counter(point.life for point in points if point.time >= now - seconds)
+        lives = collections.Counter(x.life for x in points if x.time >= last.time - seconds)
         row[key] = max(0, sum(count > 1 for count in lives.values()) - 1)
-    if points:
-        row |= {"rss_bytes": points[-1].rss_bytes, "pss_bytes": points[-1].pss_bytes}
     return row
 
 
-def add_what_runs(settings: Config, host: Row, found: list[Program], rows: Row) -> None:
+def add_what_runs(settings: Config, now: Reading, rows: dict[str, Row]) -> None:
     """Complete the rows by what is known of this host's programs."""
-    now, uptime, boot_id = time.time(), host["uptime_seconds"], host["boot_id"]
-    for each in found:
-        rows[each.name] |= {"task": each.name in settings.tasks, "processes": len(each.pids)}
-        rows[each.name] |= {"rss_bytes": each.rss_bytes, "pss_bytes": each.pss_bytes}
-        rows[each.name] |= {"fds": each.fds}
+    for each in now.programs:
+        row = rows[each.name]
+        row |= {"task": each.name in settings.tasks, "processes": len(each.pids)}
+        row |= {"rss_bytes": each.rss_bytes, "pss_bytes": each.pss_bytes, "fds": each.fds}
     for key, seconds in WINDOWS.items():
-        events = history.since(settings.state, seconds, now, uptime, boot_id)
+        uptime, boot_id = now.host["uptime_seconds"], now.host["boot_id"]
+        events = history.since(settings.state, seconds, now.time, uptime, boot_id)
         for task in settings.tasks:
             rows[task][key] = history.count_restarts(events, task)
+
+
+def document(settings: Config, now: Reading, past: list[Row], rows: list[Row]) -> Row:
+    """The JSON document, the programs largest first."""
+    seconds = now.host["uptime_seconds"] - past[-1]["uptime"] if past else 0.0
+    rate = (now.host["swapped_bytes"] - past[-1]["swapped"]) / seconds if seconds > 0 else None
+    cached = [row["dirs"] for row in past if "dirs" in row and row["time"] > now.time - 3600]
+    sizes = cached[-1] if cached else memory.directory_sizes(settings.host.data_dirs)
+    known = [len(each.pids) for each in now.programs if each.pss_bytes is not None]
+    total = sum(len(each.pids) for each in now.programs)
+    return {
+        "time": now.time,
+        "host": {**now.host, "swap_rate_bytes_per_second": rate},
+        "coverage": {"pss_known": sum(known), "processes": total},
+        "programs": sorted(rows, key=lambda row: -row["rss_bytes"]),
+        "disks": [
+            {"path": k, "used_bytes": v[0], "free_bytes": v[1]} for k, v in now.disks.items()
+        ],
+        "directories": [{"path": path, "size_bytes": size} for path, size in sizes.items()],
+    }
 
 
 def read_history(file: str) -> tuple[Series, int]:
@@ -134,45 +145,22 @@ def read_history(file: str) -> tuple[Series, int]:
         raise OperatorError(f"{file}: cannot be read: {error.strerror}") from None
 
 
-def problems(found: Row, limits: HostSettings) -> list[str]:
-    """What is wrong, each with its figure and the limit it was compared with."""
-    host = found["host"]
-    sizes = [("memory", host["used_bytes"], host["limit_bytes"], limits.memory_alert)]
-    for disk in found["disks"]:
-        total = disk["used_bytes"] + disk["free_bytes"]
-        sizes.append((f"disk {disk['path']}", disk["used_bytes"], total, limits.disk_alert))
-    leaks = [row for row in found["programs"] if row["verdict"] == "leak"]
-    return [
-        f"{what} {used / total:.0%} of {format_size(total)} in use > {limit:.0%}"
-        for what, used, total, limit in sizes
-        if used > limit * total
-    ] + [f"{row['name']}: {leak.describe(row)}" for row in leaks]
-
-
-def render(found: Row, series: Series, limits: HostSettings, top: int) -> list[str]:
+def render(found: Row, series: Series, wrong: list[str], settings: HostSettings, top: int) -> Lines:
     """The report as lines; the table fits 60 columns."""
-    host, sizes = found["host"], dict[str, str]()
-    for name in ("limit", "available", "swap_used", "swap_total"):
-        sizes[name] = format_size(host[f"{name}_bytes"])
+    host, coverage = found["host"], found["coverage"]
+    names = ("limit", "available", "swap_used", "swap_total")
+    limit, available, swapped, swap = (format_size(host[f"{name}_bytes"]) for name in names)
     share = host["used_bytes"] / host["limit_bytes"]
-    fine = f"OK: {share:.0%} of {sizes['limit']} in use, {sizes['available']} available"
-    lines = ["PROBLEM: " + "; ".join(wrong) if (wrong := problems(found, limits)) else fine]
+    fine = f"OK: {share:.0%} of {limit} in use, {available} available"
+    lines = ["PROBLEM: " + "; ".join(wrong) if wrong else fine]
     for row in found["programs"]:
-        if (
-            row["rss_bytes"] > limits.program_attention
-            or row["restarts_24h"] > limits.restarts_attention
-        ):
-            size, restarts = format_size(row["rss_bytes"]), row["restarts_24h"]
-            lines.append(f"! {row['name']}: {size}, {restarts} restarts in 24 h")
-    stalled = (host["pressure"] or {}).get("some_avg60", "?")
+        size, restarts = row["rss_bytes"], row["restarts_24h"]
+        if size > settings.program_attention or restarts > settings.restarts_attention:
+            lines.append(f"! {row['name']}: {format_size(size)}, {restarts} restarts in 24 h")
     moving = format_size(host["swap_rate_bytes_per_second"] or 0)
-    lines += [
-        "swap {swap_used} of {swap_total}".format(**sizes) + f", moving {moving}/s",
-        f"stalled for memory {stalled} % of a minute; out-of-memory kills: {host['oom_kills']}",
-    ]
-    for disk in found["disks"]:
-        used, free = format_size(disk["used_bytes"]), format_size(disk["free_bytes"])
-        lines.append(f"disk {disk['path']}: {used} used, {free} free")
+    stalled = (host["pressure"] or {}).get("some_avg60", "?")
+    lines += [f"swap {swapped} of {swap}, moving {moving}/s; stalled {stalled} % of a minute"]
+    lines += [f"out-of-memory kills since boot: {host['oom_kills']}"]
     cells = [
         (
             text.cut(text.printable(row["name"]), 24),
@@ -185,7 +173,10 @@ def render(found: Row, series: Series, limits: HostSettings, top: int) -> list[s
         for row in found["programs"][:top]
     ]
     lines += ["", *text.table(("PROGRAM", "N", "RSS", "24H", "TREND", "LAST"), cells, "<>>><<")]
-    lines += ["PSS known for {pss_known} of {processes} processes".format(**found["coverage"])]
+    lines += [f"PSS known for {coverage['pss_known']} of {coverage['processes']} processes"]
+    for row in found["disks"]:
+        used, free = format_size(row["used_bytes"]), format_size(row["free_bytes"])
+        lines.append(f"disk {row['path']}: {used} used, {free} free")
     for row in found["directories"][:10]:
         lines.append(f"{format_size(row['size_bytes']):>9}  {row['path']}")
     return [text.printable(line) for line in lines]
@@ -210,14 +201,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     settings = config.load(options.config)
     top = options.top or settings.host.top
-    found, series = gather(settings, options)
-    lines = render(found, series, settings.host, top)
+    found, series, wrong = gather(settings, options)
+    lines = render(found, series, wrong, settings.host, top)
     if options.json:
         cli.print_json(found)
     elif options.export:
         write(options.export, "".join(f"{line}\n" for line in samples.export(series)))
     elif options.html:
-        rows = {row["name"]: row["limit_bytes"] for row in found["programs"][:top]}
+        rows = {row["name"]: row["limit_bytes"] or 0.0 for row in found["programs"][:top]}
         charts = {name: (series.get(name, []), limit) for name, limit in rows.items()}
         write(options.html, page.render(lines, charts, options.refresh))
     elif not options.telegram:

@@ -6,7 +6,7 @@ usage: memory_sample.py [--dry-run] [--json] [--proc-root DIR]
 Run it every five minutes. With --dry-run or -v it prints what it compared:
 
     over: memory 91.3% of 2.0 GiB in use, limit 80%
-    disk / 22.3% in use, limit 90%
+    disk / 22.3% of 40 GiB in use, limit 90%
 
 exit codes: 0 done, also over a limit; 1 something could not be read or written; 2 usage or
 configuration; 4 another run is at it.
@@ -16,38 +16,22 @@ import collections
 import contextlib
 import re
 import sys
-import time
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, config, files, leak, memory, metrics, programs, samples
+from upkeep import cli, config, files, leak, levels, memory, metrics, samples
 from upkeep.alerts import Alerts
 from upkeep.config import Config
 from upkeep.errors import Exit
-from upkeep.programs import Program
-from upkeep.samples import Row
-from upkeep.units import format_size
+from upkeep.levels import Level
+from upkeep.samples import Reading, Row
 
 EXAMPLES = """  memory_sample.py            # what cron runs every five minutes
   memory_sample.py --dry-run  # what is compared with which limit?"""
-
 HOUR, DAY = 3600.0, 86400.0
-CLEAR_BELOW = 0.05  # a disk is well again this far below its limit
-MOST_PROGRAMS = 25  # are sampled: the tasks, then the largest
-
-
-class Level(NamedTuple):
-    """One comparison with a limit; what is neither over nor clear lies between."""
-
-    key: str
-    text: str
-    over: bool
-    clear: bool
-    in_a_row: int
 
 
 def parser() -> ArgumentParser:
@@ -59,45 +43,9 @@ def parser() -> ArgumentParser:
     return made
 
 
-def levels(settings: Config, row: Row, found: Iterable[Program], leaks: Row) -> Iterator[Level]:
-    """Everything that has a limit."""
-    host, share = settings.host, row["used"] / row["limit"]
-    text = (
-        f"memory {share:.1%} of {format_size(row['limit'])} in use, limit {host.memory_alert:.0%}"
-    )
-    over, clear = share > host.memory_alert, share < host.memory_clear
-    yield Level("host:memory", text, over, clear, host.samples)
-    for path, (used, free) in row["disks"].items():
-        share = used / max(1, used + free)
-        over, clear = share > host.disk_alert, share < host.disk_alert - CLEAR_BELOW
-        text = f"disk {path} {share:.1%} in use, limit {host.disk_alert:.0%}"
-        yield Level(f"disk:{path}", text, over, clear, host.samples)
-    for each in found:
-        task = settings.tasks.get(each.name)
-        if task and task.max_rss:
-            used = each.pss_bytes or each.rss_bytes
-            text = f"{each.name} {format_size(used)} in use, limit {format_size(task.max_rss)}"
-            over = used > task.max_rss
-            yield Level(f"task:{each.name}:memory", text, over, not over, task.max_rss_samples)
-    for name, verdict in leaks.items():
-        left = verdict["time_to_limit_seconds"]
-        over = verdict["verdict"] == "leak" and left is not None and left < 7 * DAY
-        yield Level(f"leak:{name}", f"{name}: {leak.describe(verdict)}", over, not over, 2)
-
-
-def count_on(counts: dict[str, int], found: Iterable[Level]) -> dict[str, int]:
-    """How many samples in a row every level has been over (positive) or clear (negative)."""
-    fresh = dict(counts)
-    for level in found:
-        before = counts.get(level.key, 0)
-        up, down = max(0, before) + 1, min(0, before) - 1
-        fresh[level.key] = up if level.over else down if level.clear else 0
-    return fresh
-
-
-def tell(alerts: Alerts, found: Iterable[Level], counts: dict[str, int]) -> None:
+def tell(alerts: Alerts, seen: Iterable[Level], counts: dict[str, int]) -> None:
     """Open and close the episodes that are due."""
-    for level in found:
+    for level in seen:
         if counts[level.key] >= level.in_a_row:
             alerts.problem(level.key, level.text, f"{level.in_a_row} samples in a row")
         elif counts[level.key] <= -level.in_a_row:
@@ -118,43 +66,29 @@ def tell_kills(alerts: Alerts, row: Row, state: Row) -> None:
         alerts.inform(title, "\n".join(names) or "which one is not known", level="critical")
 
 
-def figures(row: Row, found: Iterable[Program], state: Row) -> metrics.Figures:
+def figures(now: Reading, state: Row) -> metrics.Figures:
     """What Prometheus may know. No PID and no command line becomes a label."""
-    one = ("", "")
     made: metrics.Figures = collections.defaultdict(dict)
-    made["upkeep_memory_limit_bytes"] = {one: row["limit"]}
-    made["upkeep_memory_available_bytes"] = {one: row["limit"] - row["used"]}
-    made["upkeep_last_success_timestamp_seconds"] = {("script", "memory_sample"): row["time"]}
-    if row["oom_kills"] is not None:
-        made["upkeep_oom_kills_total"] = {one: row["oom_kills"]}
+    for name in ("limit_bytes", "available_bytes"):
+        made[f"upkeep_memory_{name}"]["", ""] = now.host[name]
+    if now.host["oom_kills"] is not None:
+        made["upkeep_oom_kills_total"]["", ""] = now.host["oom_kills"]
+    made["upkeep_last_success_timestamp_seconds"]["script", "memory_sample"] = now.time
     for path, size in state["directories"].items():
         made["upkeep_directory_size_bytes"]["path", path] = size
-    for each in found:
-        verdict = state["leaks"].get(each.name, {})
+    for each in now.programs[: samples.MOST_PROGRAMS]:
+        verdict, growth, *_ = state["leaks"].get(each.name, ("", 0.0))
         for name, value in (
             ("es", len(each.pids)),
             ("_resident_memory_bytes", each.rss_bytes),
             ("_proportional_memory_bytes", each.pss_bytes),
             ("_open_fds", each.fds),
-            ("_memory_growth_bytes_per_second", (verdict.get("growth_bytes_per_day") or 0) / DAY),
-            ("_leak_suspected", verdict.get("verdict") == "leak"),
+            ("_memory_growth_bytes_per_second", (growth or 0.0) / DAY),
+            ("_leak_suspected", verdict == "leak"),
         ):
             if value is not None:
                 made[f"upkeep_process{name}"]["group", each.name] = value
     return made
-
-
-def measure(settings: Config, row: Row, found: Iterable[Program], available: int) -> Row:
-    """What is done once an hour: directories are measured, and the trend of programs is judged."""
-    past, _skipped = samples.read(settings.state, leak.WINDOW_SECONDS, row["time"])
-    series, limits = samples.series(past), leak.limits(settings, found, available)
-    leaks = {
-        name: leak.judge(series[name], limit, row["time"])._asdict()
-        for name, limit in limits.items()
-        if name in series
-    }
-    sizes = memory.directory_sizes(settings.host.data_dirs)
-    return {"measured_at": row["time"], "leaks": leaks, "directories": sizes}
 
 
 def attempt(action: Callable[[], object]) -> int:
@@ -167,31 +101,28 @@ def attempt(action: Callable[[], object]) -> int:
     return Exit.DONE
 
 
-def sample(settings: Config, root: str, alerts: Alerts | None) -> tuple[Row, list[Level], int]:
-    """Read, compare, alert and store; without `alerts` only read and compare."""
-    host, state = memory.read_host(root), Row()
-    found = programs.collect(root, settings, host["boot_id"])
-    found = sorted(found, key=lambda each: each.name not in settings.tasks)[:MOST_PROGRAMS]
-    programs.read_details(found, root)
-    row = samples.line(time.time(), host, memory.read_disks(settings.host.disks), found)
-    file = settings.state / "memory" / "state.json"
+def sample(settings: Config, now: Reading, alerts: Alerts | None) -> tuple[Row, list[Level], int]:
+    """Compare, alert and store; without `alerts` only compare."""
+    row, state, file = now.row, Row(), settings.state / "memory" / "state.json"
     status = attempt(lambda: state.update(files.read_state(file)))
-    fresh = Row()
-    if not 0 <= row["time"] - state.get("measured_at", -HOUR) < HOUR:
-        fresh = measure(settings, row, found, host["available_bytes"])
-        row["dirs"] = fresh["directories"]
-    seen = list(levels(settings, row, found, fresh.get("leaks", {})))
+    leaks: leak.Verdicts = {}
+    if not 0 <= now.time - state.get("measured_at", -HOUR) < HOUR:
+        past, _skipped = samples.read(settings.state, leak.WINDOW_SECONDS, now.time)
+        leaks = leak.judge_all(settings, now, samples.series(past), leak.WINDOW_SECONDS)
+        row["dirs"] = memory.directory_sizes(settings.host.data_dirs)
+        state |= {"measured_at": now.time, "leaks": leaks, "directories": row["dirs"]}
+    seen = list(levels.compare(settings, now, leaks, 7 * DAY))
     if alerts is None:
         return row, seen, status
-    counts = count_on(state.get("counts", {}), seen)
+    counts = levels.count_on(state.get("counts", {}), seen)
     tell(alerts, seen, counts)
     tell_kills(alerts, row, state)
-    state |= fresh | {name: row[name] for name in ("boot_id", "uptime", "oom_kills")}
+    state |= {"counts": counts, **{name: row[name] for name in ("boot_id", "uptime", "oom_kills")}}
     status |= attempt(lambda: samples.append(settings.state, row))
-    status |= attempt(lambda: files.write_state(file, state | {"counts": counts}))
+    status |= attempt(lambda: files.write_state(file, state))
     if settings.prometheus:
-        path, made = settings.prometheus / "upkeep_memory.prom", figures(row, found, state)
-        status |= attempt(lambda: metrics.write(path, made))
+        path = settings.prometheus / "upkeep_memory.prom"
+        status |= attempt(lambda: metrics.write(path, figures(now, state)))
     return row, seen, status
 
 
@@ -204,7 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         alerts = None if options.dry_run else stack.enter_context(Alerts(settings))
         if alerts:
             attempt(lambda: stack.enter_context(files.lock(settings.state / "lock/memory.lock")))
-        row, seen, status = sample(settings, options.proc_root, alerts)
+        now = samples.take(settings, options.proc_root, samples.MOST_PROGRAMS)
+        row, seen, status = sample(settings, now, alerts)
     if options.json:
         cli.print_json(row | {"over": [level.text for level in seen if level.over]})
     elif options.dry_run or options.verbose or sys.stdout.isatty():

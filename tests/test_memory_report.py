@@ -50,7 +50,7 @@ def test_the_first_line_is_the_verdict(home: Path, fake: FakeProc) -> None:
     assert max(map(len, lines)) <= 80
     FakeProc(fake.root, available=100_000)
     result = report(home, "--proc-root", fake.root)
-    assert result.stdout.startswith("PROBLEM: memory 95% of 2.0 GiB in use > 80%\n")
+    assert result.stdout.startswith("PROBLEM: memory 95.1% of 2.0 GiB in use, limit 80%\n")
     assert result.returncode == 0
 
 

@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from bin import memory_sample
-from bin.memory_sample import Level
 from tests.helpers import run_script
 from tests.helpers.bot_api import BotApi
 from tests.helpers.fake_proc import BOOT_ID, FakeProc
@@ -192,29 +190,6 @@ def test_a_damaged_state_is_set_aside_once(host: Host) -> None:
     assert "set aside" in host.sample()
     assert host.sample() == ""
     assert [path.name for path in state.parent.glob("state.json.corrupt-*")]
-
-
-FIRST = Level("k", "t", over=True, clear=False, in_a_row=3)
-BETWEEN = FIRST._replace(over=False)
-CLEAR = FIRST._replace(over=False, clear=True)
-
-
-@pytest.mark.parametrize(
-    ("levels", "count"),
-    [
-        ([FIRST], 1),
-        ([FIRST] * 5, 5),
-        ([FIRST, FIRST, BETWEEN, FIRST], 1),
-        ([FIRST, FIRST, CLEAR], -1),
-        ([CLEAR] * 9, -9),
-        ([CLEAR, CLEAR, BETWEEN, CLEAR], -1),
-    ],
-)
-def test_samples_in_a_row_are_counted(levels: list[Level], count: int) -> None:
-    counts: dict[str, int] = {"other": 2}
-    for level in levels:
-        counts = memory_sample.count_on(counts, [level])
-    assert counts == {"other": 2, "k": count}
 
 
 def test_a_real_kill_by_the_kernel_names_its_victim(host: Host) -> None:

@@ -8,12 +8,11 @@ more slowly, as a cache that fills does.
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from upkeep.config import Config
-from upkeep.programs import Program
-from upkeep.samples import Point
+from upkeep.samples import Point, Reading, Series
 from upkeep.units import format_duration, format_size
 
 DAY = 86400.0
@@ -37,6 +36,10 @@ class Verdict(NamedTuple):
     growth_low: float | None = None
     growth_high: float | None = None
     time_to_limit_seconds: float | None = None
+    limit_bytes: float | None = None
+
+
+Verdicts = dict[str, Verdict]
 
 
 def judge(points: Sequence[Point], limit_bytes: float | None, now: float) -> Verdict:
@@ -49,24 +52,32 @@ def judge(points: Sequence[Point], limit_bytes: float | None, now: float) -> Ver
         lives.setdefault(point.life, []).append(point)
     found = _judge_lives(list(lives.values())) if lives else Verdict("too_short")
     limit = (points[-1].limit_bytes if points else None) or limit_bytes
+    found = found._replace(limit_bytes=limit)
     if found.verdict not in ("leak", "growing") or not found.growth_bytes_per_day or not limit:
         return found
     left = (limit - points[-1].rss_bytes) / found.growth_bytes_per_day * DAY
     return found._replace(time_to_limit_seconds=max(0.0, left - now + points[-1].time))
 
 
-def describe(verdict: dict[str, Any]) -> str:
-    """A verdict (its _asdict) for people: "leak, 12 MiB a day, at its limit in 3 d 4 h"."""
-    growth, left = verdict["growth_bytes_per_day"], verdict["time_to_limit_seconds"]
+def describe(found: Verdict) -> str:
+    """A verdict for people: "leak, 12 MiB a day, at its limit in 3 d 4 h"."""
+    growth, left = found.growth_bytes_per_day, found.time_to_limit_seconds
     slope = f", {format_size(growth)} a day" if growth else ""
-    limit = "" if left is None else f", at its limit in {format_duration(left)}"
-    return f"{verdict['verdict']}{slope}{limit}"
+    return found.verdict + slope + (f", at its limit in {format_duration(left)}" if left else "")
 
 
-def limits(settings: Config, found: Iterable[Program], available: int) -> dict[str, float]:
-    """What each program may use: the task's max_rss, else what it has and all that is left."""
-    own = {task.name: task.max_rss for task in settings.tasks.values() if task.max_rss}
-    return {each.name: own.get(each.name, each.rss_bytes + available) for each in found}
+def judge_all(settings: Config, now: Reading, series: Series, window: float) -> Verdicts:
+    """Judge every program of `now` that `series` knows, by the last `window` seconds.
+
+    The limit is the task's max_rss, else what the program has and all that the host has left.
+    """
+    found = {}
+    for each in now.programs:
+        task = settings.tasks.get(each.name)
+        limit = (task and task.max_rss) or each.rss_bytes + now.host["available_bytes"]
+        points = [point for point in series.get(each.name, []) if point.time >= now.time - window]
+        found[each.name] = judge(points, limit, now.time)
+    return found
 
 
 def _judge_lives(lives: Sequence[Sequence[Point]]) -> Verdict:

@@ -39,7 +39,7 @@ class Program:
 
 
 def collect(root: str, settings: Config, boot_id: str) -> list[Program]:
-    """Every program that runs, the largest first, and every task, also one that does not run.
+    """Every task, also one that does not run, then the other programs; the largest first.
 
     A task is one program with all its descendants. Kernel threads and zombies have no memory.
     """
@@ -59,7 +59,7 @@ def collect(root: str, settings: Config, boot_id: str) -> list[Program]:
         program = programs.setdefault(name, Program(name))
         program.leader = program.leader or stat
         program.pids[stat.pid] = stat.rss_bytes
-    return sorted(programs.values(), key=lambda program: -program.rss_bytes)
+    return sorted(programs.values(), key=lambda p: (p.name not in settings.tasks, -p.rss_bytes))
 
 
 def _names(table: dict[int, Stat], root: str) -> dict[int, str]:

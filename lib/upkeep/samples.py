@@ -1,23 +1,26 @@
 """The history of memory: `<state>/memory/<day>.jsonl`, one line per reading.
 
-A line has time, boot_id, uptime, used, limit, swap, swapped and oom_kills (see `memory`), "disks"
-{mount point: [used, free]}, about once an hour "dirs" {directory: bytes}, and "programs" [[name,
-PID and start ticks of its oldest process, processes, RSS in KiB, PSS in KiB if known], ...].
+A line has time, boot_id, uptime, used, limit, swap_used, swapped and oom_kills (see `memory`),
+"disks" {mount point: [used, free]}, about once an hour "dirs" {directory: bytes}, and "programs"
+[[name, PID and start ticks of its oldest process, processes, RSS in KiB, PSS in KiB if known]].
 """
 
 import json
 import math
+import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from upkeep import files, proc
-from upkeep.memory import Disks, Host
+from upkeep import files, memory, proc, programs
+from upkeep.config import Config
+from upkeep.memory import Host
 from upkeep.programs import Program
 
 DAYS = 31  # days with samples that are kept
 MOST_BYTES = 10_000_000
+MOST_PROGRAMS = 25  # of every reading
 Row = dict[str, Any]
 _DAMAGE = (ValueError, TypeError, KeyError, RecursionError, OverflowError)
 
@@ -45,18 +48,40 @@ _NUMBERS = ("pid", "start_ticks", "rss_bytes", "pss_bytes", "limit_bytes")
 _KINDS = {"time": float, "boot_id": str, "age_seconds": float, **dict.fromkeys(_NUMBERS, int)}
 
 
-def line(now: float, host: Host, disks: Disks, programs: Iterable[Program]) -> Row:
-    """One reading as a line of the history."""
-    cells = [
-        [each.name, each.leader.pid, each.leader.start_ticks, len(each.pids)]
-        + [size >> 10 for size in (each.rss_bytes, each.pss_bytes) if size is not None]
-        for each in programs
-        if each.leader
-    ]
-    row = {"time": round(now), "boot_id": host["boot_id"], "uptime": round(host["uptime_seconds"])}
-    row |= {"used": host["used_bytes"], "limit": host["limit_bytes"]}
-    row |= {"swap": host["swap_used_bytes"], "swapped": host["swapped_bytes"]}
-    return row | {"oom_kills": host["oom_kills"], "disks": disks, "programs": cells}
+class Reading(NamedTuple):
+    """Everything that is read at one moment."""
+
+    time: float
+    host: Host
+    disks: dict[str, tuple[int, int]]
+    programs: list[Program]
+
+    @property
+    def row(self) -> Row:
+        """This reading as a line of the history."""
+        host = self.host
+        return {
+            "time": round(self.time),
+            "boot_id": host["boot_id"],
+            "uptime": round(host["uptime_seconds"]),
+            **{name: host[f"{name}_bytes"] for name in ("used", "limit", "swap_used", "swapped")},
+            "oom_kills": host["oom_kills"],
+            "disks": self.disks,
+            "programs": [
+                [each.name, each.leader.pid, each.leader.start_ticks, len(each.pids)]
+                + [size >> 10 for size in (each.rss_bytes, each.pss_bytes) if size is not None]
+                for each in self.programs[:MOST_PROGRAMS]
+                if each.leader
+            ],
+        }
+
+
+def take(settings: Config, root: str, detailed: int) -> Reading:
+    """Read this host, with PSS and descriptors of `detailed` programs. Raises OperatorError."""
+    host = memory.read_host(root)
+    found = programs.collect(root, settings, host["boot_id"])
+    programs.read_details(found[:detailed], root)
+    return Reading(time.time(), host, memory.read_disks(settings.host.disks), found)
 
 
 def append(state: Path, row: Row) -> None:
