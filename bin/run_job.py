@@ -33,7 +33,7 @@ from upkeep.errors import Exit, OperatorError
 EXAMPLES = """\
   run_job.py backup -- /root/backup.sh                     # did last night's backup work?
   run_job.py feed --timeout 5m --alert-after 3 -- fetch    # may fail twice before it is told
-  run_job.py --status                                      # which jobs fail or hang?
+  run_job.py --status                                      # which jobs fail?
 """
 TIMED_OUT, KILL_SECONDS, SKIPS_BEFORE_ALERT, RUNS_KEPT = 124, 5.0, 5, 100
 NEWEST_BYTES = 4 << 20  # what is kept of a log that grew too large
@@ -81,11 +81,8 @@ def name_session(lock: Path, leader: proc.Identity | None) -> None:
 
 
 def start(command: Sequence[str], log: int, lock: Path) -> int:
-    """Start `command` in a session of its own, but not before `lock` names that session.
-
-    A shell waits for the word; when the wrapper dies before it gives it, the shell ends.
-    """
-    gate, opener = os.pipe()
+    """Start `command` in a session of its own, but not before `lock` names that session."""
+    gate, opener = os.pipe()  # a shell waits at it, and ends when the wrapper does
     pid = os.posix_spawn(
         "/bin/sh",
         ["sh", "-c", 'unset UPKEEP_TASK; read -r go && exec "$@" </dev/null', "sh", *command],
@@ -221,7 +218,7 @@ def conclude(
 
 
 def show(settings: config.Config, as_json: bool) -> int:
-    """Print the table of all jobs, with the figures of the last run."""
+    """Print the table of all jobs, with the figures of the last run; 1 when one fails."""
     rows, lines = [], []
     for path in sorted((settings.state / "jobs").glob("*.json")):
         running = survivor(settings.state / "lock" / f"job-{path.stem}.lock") is not None
@@ -233,13 +230,13 @@ def show(settings: config.Config, as_json: bool) -> int:
         counts = (str(job["failures"]), str(job["skipped"]), "running" if running else "")
         lines.append((path.stem, ended, *cost, *counts))
     cli.print_json({"jobs": rows}) if as_json else print("\n".join(text.table(HEAD, lines)))
-    return Exit.DONE
+    return Exit.PROBLEM if any(job["failures"] for job in rows) else Exit.DONE
 
 
 def dry_run(command: list[str]) -> int:
     """Print the command; a script of the suite is run instead, as it prints its own plan."""
-    if Path(command[0]).resolve().parent == CHECKOUT / "bin":
-        os.execve(command[0], command, {**os.environ, "UPKEEP_DRY_RUN": "1"})
+    if any(Path(word).resolve().parent == CHECKOUT / "bin" for word in command[:2]):
+        os.execvpe(command[0], command, {**os.environ, "UPKEEP_DRY_RUN": "1"})
     print("would run:", text.printable(" ".join(command)))
     return Exit.DONE
 
