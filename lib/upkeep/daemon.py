@@ -17,9 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from upkeep import metrics
 from upkeep.breaker import Breaker
 
-__all__ = ["Breaker", "GracefulShutdown", "heartbeat"]
+__all__ = ["Breaker", "GracefulShutdown", "heartbeat", "metrics"]
 
 
 class GracefulShutdown:

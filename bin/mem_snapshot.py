@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Look at the memory of one program, once or for a while.
+
+usage: mem_snapshot.py (--task NAME | --pid N | --pid-file FILE | --match REGEX)
+                       [--continuous D --interval S] [--save FILE] [--json]
+
+    rss_bytes: 51 MiB
+    uss_bytes: 45 MiB [and more of the kind; with --continuous also, for example:]
+    growth_bytes_per_hour: 30 MiB
+
+exit: 0 measured, also if cut short; 1 the target does not run; 2 usage, or several match.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
+
+from upkeep import cli, leak, target
+from upkeep.errors import Exit, OperatorError
+from upkeep.units import format_size
+
+EXAMPLES = """\
+  mem_snapshot.py --task trader                              # what is its memory made of?
+  mem_snapshot.py --pid 812 --continuous 30m --interval 10s  # does it grow now?"""
+
+
+def growth(readings: Sequence[target.Reading]) -> dict[str, Any]:
+    """What --continuous adds: Sen's slope of the RSS, judged from 10 minutes and 24 samples on."""
+    by_age = {each["age_seconds"] / leak.DAY: each["rss_bytes"] for each in readings}
+    points = list(by_age.items())
+    days, rise = points[-1][0] - points[0][0], points[-1][1] - points[0][1]
+    slope = leak.sen_slope(points[:: len(points) // 100 + 1])[0] if days > 0 else 0.0
+    verdict = "growing" if slope * days > max(1 << 20, 0.03 * points[0][1]) else "steady"
+    judged = days * leak.DAY >= 600 and len(points) >= leak.LEAST_SAMPLES
+    return {
+        "samples": len(points),
+        "growth_bytes": rise,
+        "growth_bytes_per_hour": round(slope / 24),
+        "verdict": verdict if judged else "not_judged",
+    }
+
+
+@cli.script
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    made = target.parser(__doc__, EXAMPLES)
+    made.add_argument("--continuous", type=cli.duration, metavar="D", help="go on for D")
+    args = made.parse_args(argv)
+    identity, name = target.find(args)
+    readings, ended = target.follow(identity, args.continuous or 0.0, args.interval)
+    if not readings:
+        raise OperatorError(f"pid {identity.pid}: {ended} before it was measured")
+    found = {"program": name, "pid": identity.pid, **readings[-1]}
+    found |= {**growth(readings), "ended": ended} if args.continuous else {}
+    target.save(args.save, found)
+    if args.json:
+        cli.print_json(found)
+    for key, value in found.items() if not args.json else ():
+        print(f"{key}: {format_size(value) if '_bytes' in key and value is not None else value}")
+    return Exit.DONE
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,77 @@
+"""What a closer look costs and how right it is: python -m tests.bench.bench_closer [SECONDS]
+
+Prints one line for each figure, "ok" or "MISSED", and ends with 1 when one is missed.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+from tests.helpers import ROOT
+from tests.helpers.targets import Targets
+
+MIB = 1 << 20
+
+
+def told(name: str, value: float, limit: float, unit: str) -> bool:
+    good = value <= limit
+    print(f"{'ok' if good else 'MISSED':6} {name}: {value:.2f} {unit}, goal at most {limit:g}")
+    return good
+
+
+def snapshot(seconds: int, rate: float, targets: Targets) -> list[bool]:
+    """A continuous snapshot every second, of a program that grows at a known rate."""
+    child = targets.start("60", str(rate))
+    command = [sys.executable, ROOT / "bin/mem_snapshot.py", "--pid", str(child.pid), "--json"]
+    process = subprocess.Popen(
+        [*command, "--continuous", f"{seconds}s", "--interval", "1s"], stdout=subprocess.PIPE
+    )
+    assert process.stdout
+    found = json.loads(process.stdout.read())
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    truth = rate * MIB * 3600
+    wrong = abs(found["growth_bytes_per_hour"] - truth) / truth * 100
+    cpu = (usage.ru_utime + usage.ru_stime) / seconds * 100
+    return [
+        told("mem_snapshot --continuous at 1 s, its own start included", cpu, 1.0, "% of one CPU"),
+        told("mem_snapshot --continuous, peak RSS", usage.ru_maxrss / 1024, 20.0, "MiB"),
+        told(f"growth of a program that grows by {rate:g} MiB/s, error", wrong, 10.0, "%"),
+    ]
+
+
+def baseline(targets: Targets, megabytes: str, *options: str) -> int:
+    child = targets.start(megabytes)
+    often = ["--duration", "1s", "--interval", "0.1s"]
+    command = [sys.executable, ROOT / "bin/mem_baseline.py", "--pid", str(child.pid)]
+    done = subprocess.run([*command, *often, *options], stdout=subprocess.DEVNULL, check=False)
+    child.kill()
+    return done.returncode
+
+
+def regressions(times: int, targets: Targets) -> list[bool]:
+    """The same program again and again with 3 % more or less, and with 30 % more."""
+    file = f"/tmp/bench_closer.{os.getpid()}.json"
+    baseline(targets, "100", "--save", file)
+    same = [baseline(targets, str(97 + turn % 7), "--compare", file) for turn in range(times)]
+    more = [baseline(targets, str(127 + turn % 7), "--compare", file) for turn in range(times)]
+    os.unlink(file)
+    return [
+        told(f"regressions told of {times} runs with 3 % noise", sum(same), 0, "runs"),
+        told(f"of {times} runs with 30 % more, not told", times - more.count(1), 0, "runs"),
+    ]
+
+
+def main() -> int:
+    seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 60
+    targets = Targets()
+    try:
+        results = snapshot(seconds, 0.5, targets) + regressions(20, targets)
+    finally:
+        targets.end()
+    return 0 if all(results) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
