@@ -13,12 +13,14 @@ exit: 0 measured, also if cut short; 1 the target does not run; 2 usage, or seve
 
 import sys
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, leak, target
+from upkeep import cli, target
 from upkeep.errors import Exit, OperatorError
 from upkeep.units import format_size
 
@@ -29,16 +31,16 @@ EXAMPLES = """\
 
 def growth(readings: Sequence[target.Reading]) -> dict[str, Any]:
     """What --continuous adds: Sen's slope of the RSS, judged from 10 minutes and 24 samples on."""
-    by_age = {each["age_seconds"] / leak.DAY: each["rss_bytes"] for each in readings}
-    points = list(by_age.items())
-    days, rise = points[-1][0] - points[0][0], points[-1][1] - points[0][1]
-    slope = leak.sen_slope(points[:: len(points) // 100 + 1])[0] if days > 0 else 0.0
-    verdict = "growing" if slope * days > max(1 << 20, 0.03 * points[0][1]) else "steady"
-    judged = days * leak.DAY >= 600 and len(points) >= leak.LEAST_SAMPLES
+    points = list({each["age_seconds"]: each["rss_bytes"] for each in readings}.items())
+    seconds, rise = points[-1][0] - points[0][0], points[-1][1] - points[0][1]
+    pairs = combinations(points[:: len(points) // 100 + 1], 2)
+    slope = median([(after[1] - each[1]) / (after[0] - each[0]) for each, after in pairs] or [0])
+    verdict = "growing" if slope * seconds > max(1 << 20, 0.03 * points[0][1]) else "steady"
+    judged = seconds >= 600 and len(points) >= 24
     return {
         "samples": len(points),
         "growth_bytes": rise,
-        "growth_bytes_per_hour": round(slope / 24),
+        "growth_bytes_per_hour": round(slope * 3600),
         "verdict": verdict if judged else "not_judged",
     }
 

@@ -172,9 +172,9 @@ def test_the_breaker_is_the_one_that_telegram_uses(tmp_path):
 
 
 def test_the_metrics_writer_is_the_one_of_the_suite(tmp_path):
-    trades = ("bot_trades_total", "counter", "Trades made.", [({"market": "btc"}, 3)])
-    daemon.metrics.write(tmp_path / "bot.prom", [trades])
-    assert 'bot_trades_total{market="btc"} 3\n' in (tmp_path / "bot.prom").read_text()
+    figures = {"bot_trades_total": {("market", "btc"): 3.0}}
+    daemon.metrics.write(tmp_path / "bot.prom", figures)
+    assert 'bot_trades_total{market="btc"} 3.0\n' in (tmp_path / "bot.prom").read_text()
 
 
 def test_importing_it_needs_no_third_party_package():
