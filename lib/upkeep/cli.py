@@ -107,7 +107,7 @@ def parser(doc: str | None, examples: str) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         description=(doc or "").split("\n\n")[0],
         epilog=f"examples:\n{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, width=98),
         allow_abbrev=False,
     )
     made.add_argument("--config", metavar="FILE", help="upkeep.toml to use")

@@ -8,7 +8,6 @@ the old copy, or a record from which the next tick of the watchdog finishes the 
 import contextlib
 import dataclasses
 import os
-import secrets
 import shlex
 import signal
 import stat
@@ -49,7 +48,7 @@ def restart(task: Task, reason: str, category: str) -> Result:
 
     Raises OperatorError and OSError when nothing could be begun; the old copy then runs on.
     """
-    old, known, nonce = task.running(), task.record, secrets.token_hex(8)
+    old, known, nonce = task.running(), task.record, os.urandom(8).hex()
     event = "restart" if old else "death" if category == "death" and known.pid else "start"
     result = Result(task.name, event=event, reason=reason, old_pid=known.pid or None)
     with (
