@@ -17,6 +17,7 @@ import contextlib
 import os
 import sys
 import time
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -199,15 +200,20 @@ def linger(settings: Config, names: Sequence[str], seconds: float) -> None:
         due = {name: when for name, when in due.items() if name not in ripe}
 
 
-@cli.script
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script; returns its exit status."""
+def parser() -> ArgumentParser:
+    """The options of this script."""
     made = cli.parser(__doc__, EXAMPLES)
     cli.add_dry_run(made)
     cli.add_json(made)
     made.add_argument("names", nargs="*", metavar="NAME", help="only these tasks")
     made.add_argument("--linger", type=cli.duration, default=0.0, metavar="SECONDS")
-    options = made.parse_args(argv)
+    return made
+
+
+@cli.script
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; returns its exit status."""
+    options = parser().parse_args(argv)
     settings = config.load(options.config)
     chosen = cli.chosen_tasks(settings, options.names) or list(settings.tasks)
     names = control.in_order(settings, chosen)
