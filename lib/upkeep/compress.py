@@ -4,18 +4,16 @@ With the package isal (the extra "fast") it is several times faster, the archive
 """
 
 import errno
-import gzip
+import importlib.util
 import os
 import zlib
+from typing import Any
 
 from upkeep import scratch
 from upkeep.openfiles import Claim, LeftAloneError
 from upkeep.tree import Found
 
-try:
-    from isal import igzip as codec
-except ImportError:
-    codec = gzip
+codec: Any = importlib.import_module("isal.igzip" if importlib.util.find_spec("isal") else "gzip")
 
 _CHUNK = 1 << 20
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".br", ".zip", ".7z")

@@ -5,6 +5,7 @@ stays and is counted. A large file in order of time is searched by bisection, an
 """
 
 import fcntl
+import importlib.util
 import json
 import os
 import time
@@ -75,10 +76,8 @@ def time_reader(name: str) -> Time:
     With orjson (the extra "fast") most lines are read faster, to the same end.
     """
     quoted = json.dumps(name, ensure_ascii=False).encode()
-    try:
-        from orjson import loads as quick
-    except ImportError:
-        quick = _quick
+    fast = importlib.util.find_spec("orjson")
+    quick = importlib.import_module("orjson").loads if fast else _quick
 
     def read(line: bytes) -> float | None:
         # A key twice, in an inner object or written with escapes needs the strict parser.
