@@ -4,6 +4,7 @@ With the package isal (the extra "fast") it is several times faster, the archive
 """
 
 import errno
+import gzip
 import importlib.util
 import os
 import zlib
