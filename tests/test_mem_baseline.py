@@ -121,7 +121,8 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path, content):
         result = run_script("mem_baseline", "--compare", *pair)
         assert result.returncode == 2, result.stdout
         assert len(result.stderr.splitlines()) == 1, result.stderr
-    assert run_script("mem_baseline", "--compare", good, tmp_path / "missing").returncode == 2
+    for other in (tmp_path / "missing", tmp_path, "/dev/zero"):
+        assert run_script("mem_baseline", "--compare", good, other).returncode == 2
 
 
 def test_different_ages_are_told(tmp_path):
