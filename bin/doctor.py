@@ -3,7 +3,6 @@
 
 usage: doctor.py [--json] [--send-test]
 
-    ok    programs
     FAIL  telegram: TELEGRAM_BOT_TOKEN is not set in /opt/upkeep/.env -> cp .env.example .env
 
 Exit codes: 0 all is well, 1 something is not, 2 usage.

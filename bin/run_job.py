@@ -4,8 +4,8 @@
 usage: run_job.py NAME [OPTION ...] -- COMMAND [ARG ...], or run_job.py --status [--json]
 
     $ run_job.py --status
-    job     last success               took  peak RSS  failed  skipped
-    backup  2026-11-20T04:15:48+00:00  48 s  61 MiB    0       0
+    job     last success               took  peak RSS  failed  skipped  missed  next run
+    backup  2026-11-20T04:15:48+00:00  48 s  61 MiB    0       0        0       2026-11-21T04:15:00
 
 Exit codes: the command's own (128+n: signal n), 124 time limit, 126 or 127 it could not be run,
 4 the run before it is still going, 2 usage.
@@ -27,19 +27,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import CHECKOUT, cli, config, files, proc, text, units
+from upkeep import CHECKOUT, cli, config, files, proc, schedule, text, units
 from upkeep.errors import Exit, OperatorError
 
 EXAMPLES = """\
-  run_job.py backup -- /root/backup.sh                     # did last night's backup work?
   run_job.py feed --timeout 5m --alert-after 3 -- fetch    # may fail twice before it is told
-  run_job.py --status                                      # which jobs fail?
+  run_job.py --status                                      # which jobs fail, hang or never ran?
 """
 TIMED_OUT, KILL_SECONDS, SKIPS_BEFORE_ALERT, RUNS_KEPT = 124, 5.0, 5, 100
 NEWEST_BYTES = 4 << 20  # what is kept of a log that grew too large
 SESSION_BYTES = 128  # written whole and in place, which works on a full disk too
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
-HEAD = ("job", "last success", "took", "peak RSS", "failed", "skipped", "")
+HEAD = ("job", "last success", "took", "peak RSS", "failed", "skipped", "missed", "next run")
 
 Run = tuple[float, int, float, int]  # Unix seconds, exit status, seconds, peak RSS in bytes
 Job = dict[str, Any]  # last_success (Unix seconds), failures and skipped (in a row), runs
@@ -217,28 +216,23 @@ def conclude(
         cli.warn(f"the record of {name} cannot be written: {error}")
 
 
-def show(settings: config.Config, as_json: bool) -> int:
+def show(settings: config.Config, as_json: bool, now: float) -> int:
     """Print the table of all jobs, with the figures of the last run; 1 when one fails."""
-    rows, lines = [], []
-    for path in sorted((settings.state / "jobs").glob("*.json")):
-        running = survivor(settings.state / "lock" / f"job-{path.stem}.lock") is not None
-        job = {"job": path.stem, "running": running, **read(settings, path.stem)}
-        rows.append(job)
+    plans, rows, lines = list(schedule.installed()), [], []
+    recorded = {path.stem for path in (settings.state / "jobs").glob("*.json")}
+    for name in sorted(recorded | {plan[0] for plan in plans}):
+        running = survivor(settings.state / "lock" / f"job-{name}.lock") is not None
+        job = {"job": name, "running": running, **read(settings, name)}
+        began, _, took, peak = job["runs"][-1] if job["runs"] else (0.0, 0, 0.0, 0)
+        mine = [plan for plan in plans if plan[0] == name]
+        coming, missed = schedule.outlook(mine, now if running else began, now)
+        rows.append(job | {"next_run": coming, "missed": missed})
         ended = units.local_time(job["last_success"]) if job["last_success"] else "never"
-        took, peak = job["runs"][-1][2:] if job["runs"] else (0.0, 0)
         cost = (units.format_duration(took), units.format_size(peak))
-        counts = (str(job["failures"]), str(job["skipped"]), "running" if running else "")
-        lines.append((path.stem, ended, *cost, *counts))
+        counts = (str(job["failures"]), str(job["skipped"]), str(missed))
+        lines.append((name, ended, *cost, *counts, units.local_time(coming) if coming else "-"))
     cli.print_json({"jobs": rows}) if as_json else print("\n".join(text.table(HEAD, lines)))
-    return Exit.PROBLEM if any(job["failures"] for job in rows) else Exit.DONE
-
-
-def dry_run(command: list[str]) -> int:
-    """Print the command; a script of the suite is run instead, as it prints its own plan."""
-    if any(Path(word).resolve().parent == CHECKOUT / "bin" for word in command[:2]):
-        os.execvpe(command[0], command, {**os.environ, "UPKEEP_DRY_RUN": "1"})
-    print("would run:", text.printable(" ".join(command)))
-    return Exit.DONE
+    return Exit.PROBLEM if any(job["failures"] or job["missed"] for job in rows) else Exit.DONE
 
 
 @cli.script
@@ -249,13 +243,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, command = parser().parse_args(words[:split]), words[split + 1 :]
     settings = config.load(options.config)
     if options.status:
-        return show(settings, options.json)
+        return show(settings, options.json, time.time())
     named = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", options.name or "")
     if not named or not command or options.alert_after < 1:
         wanted = "NAME (letters, digits, '.', '_', '-'), options, then -- and the command"
         raise OperatorError(f"expected {wanted}", Exit.USAGE)
-    if options.dry_run:
-        return dry_run(command)
+    if options.dry_run:  # a script of the suite prints its own plan
+        if any(Path(word).resolve().parent == CHECKOUT / "bin" for word in command[:2]):
+            os.execvpe(command[0], command, {**os.environ, "UPKEEP_DRY_RUN": "1"})
+        print("would run:", text.printable(" ".join(command)))
+        return Exit.DONE
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     run: Run | None = None
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import LONG, ROOT, is_running, run_script, wait_until
+from tests.helpers import LONG, ROOT, cron_machine, is_running, run_script, wait_until
 from tests.helpers.bot_api import BotApi
 from upkeep import proc
 
@@ -410,3 +410,29 @@ def test_the_status_shows_every_job(place: Place) -> None:
     rows = {row["job"]: row for row in json.loads(place.run("--status", "--json").stdout)["jobs"]}
     assert rows["good"]["last_success"] and rows["good"]["failures"] == 0
     assert rows["bad"]["last_success"] == 0 and rows["bad"]["failures"] == 1
+
+
+def test_the_status_knows_when_cron_starts_a_job_and_what_was_missed(place: Place) -> None:
+    with cron_machine.machine(place.home / "machine") as host:
+        lines = host.place / "cron.d/mine"
+        lines.write_text(
+            "* * * * * root /opt/upkeep/bin/run_job.py often -- true\n"
+            "15 4 1 1 * root '/opt/up keep/bin/run_job.py' yearly --timeout 1h -- true\n"
+            "@reboot root /opt/upkeep/bin/run_job.py booted -- true\n"
+            "# * * * * * root /opt/upkeep/bin/run_job.py never -- true\n"
+        )
+        words = (sys.executable, SCRIPT, "--config", place.config, "--status", "--json")
+        rows = {row["job"]: row for row in json.loads(host.run(*words).stdout)["jobs"]}
+        assert rows.keys() == {"often", "yearly", "booted"}
+        assert 0 < rows["often"]["next_run"] - time.time() <= 60
+        assert time.localtime(rows["yearly"]["next_run"])[1:5] == (1, 1, 4, 15)
+        assert rows["booted"]["next_run"] is None
+        assert [row["missed"] for row in rows.values()] == [0, 0, 0]
+        if proc.uptime() < 2400:
+            return  # the host has not been up for long enough to have missed one
+        os.utime(lines, (time.time() - 2000, time.time() - 2000))
+        rows = {row["job"]: row for row in json.loads(host.run(*words).stdout)["jobs"]}
+        assert 16 <= rows["often"]["missed"] <= 19
+        assert place.run("often", "--", "true").returncode == 0
+        rows = {row["job"]: row for row in json.loads(host.run(*words).stdout)["jobs"]}
+        assert rows["often"]["missed"] == 0

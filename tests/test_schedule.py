@@ -1,0 +1,123 @@
+"""Cron expressions: what they mean, also in the two nights in which the clocks are changed."""
+
+import time
+from collections.abc import Iterator
+from datetime import datetime
+
+import pytest
+
+from upkeep import proc, schedule
+
+
+@pytest.fixture(autouse=True)
+def _berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def _times(text: str, begin: str, end: str) -> list[str]:
+    moments = (datetime.fromisoformat(each).timestamp() for each in (begin, end))
+    found = schedule.times(text, *moments)
+    return [datetime.fromtimestamp(each).astimezone().isoformat()[5:16] for each in found]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0 4 * * *", ["02-01T04:00", "02-02T04:00"]),
+        ("*/30 4 2 * *", ["02-02T04:00", "02-02T04:30"]),
+        ("15-45/15 23 * 2 *", ["02-01T23:15", "02-01T23:30", "02-01T23:45", "02-02T23:15"]),
+        ("5 4 * * 2", ["02-03T04:05"]),
+        ("5 4 * * 7", ["02-01T04:05"]),
+        ("5 4 3 * 0", ["02-01T04:05", "02-03T04:05"]),  # both days given: either is enough
+        ("5 4 */2 * 7", ["02-01T04:05"]),  # a day that begins with *: both must hold
+        ("0,20 4 3 * *", ["02-03T04:00", "02-03T04:20"]),
+        ("*/90 4 3 * *", ["02-03T04:00"]),
+        ("@daily", ["02-02T00:00", "02-03T00:00"]),
+        ("@monthly", []),
+        ("0 0 31 2 *", []),
+    ],
+)
+def test_an_expression_starts_at(text: str, expected: list[str]) -> None:
+    found = _times(text, "2026-02-01T00:00", "2026-02-03T12:00")
+    assert found[: len(expected) or None] == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "* * * *",
+        "60 * * * *",
+        "* 24 * * *",
+        "* * 0 * *",
+        "* * * 13 *",
+        "* * * * 8",
+        "5/10 * * * *",
+        "*/0 * * * *",
+        "9-5 * * * *",
+        "* * * jann *",
+        "0~59 4 * * *",
+        "@every_minute",
+        "",
+        "1,,2 * * * *",
+        "-5 * * * *",
+        "² * * * *",
+    ],
+)
+def test_a_wrong_expression_is_told(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^expected "):
+        list(schedule.times(text, 0.0, 60.0))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("30 2 * * *", ["29T03:00"]),  # made up when the clocks jump from 02:00 to 03:00
+        ("0,15,30 2 * * *", ["29T03:00"]),
+        ("*/15 2 * * *", []),  # follows the wall clock, which had no such hour
+        ("30 * * * *", ["29T01:30", "29T03:30"]),
+        ("0 3 * * *", ["29T03:00"]),
+        ("0 4 * * *", ["29T04:00"]),
+    ],
+)
+def test_the_night_that_the_clocks_go_forward(text: str, expected: list[str]) -> None:
+    found = _times(text, "2026-03-29T01:00", "2026-03-29T04:00")
+    assert [each[3:] for each in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("30 2 * * *", ["25T02:30"]),  # once, not again in the second hour
+        ("0 3 * * *", ["25T03:00"]),
+        ("*/30 2 * * *", ["25T02:00", "25T02:30", "25T02:00", "25T02:30"]),
+        ("0 2 * * *", ["25T02:00"]),
+    ],
+)
+def test_the_night_that_the_clocks_go_back(text: str, expected: list[str]) -> None:
+    found = _times(text, "2026-10-25T01:00", "2026-10-25T04:00")
+    assert [each[3:] for each in found] == expected
+
+
+def test_a_year_ahead_is_found() -> None:
+    begin = datetime.fromisoformat("2026-03-01T00:00").timestamp()
+    found = next(schedule.times("0 4 29 2 *", begin, begin + 3 * 365 * 86400))
+    assert datetime.fromtimestamp(found).isoformat() == "2028-02-29T04:00:00"
+
+
+def test_missed_runs_count_from_the_last_run_this_boot_and_the_installation() -> None:
+    now = time.time()
+    plans = [("job", "* * * * *", 0.0)]
+    quiet = schedule.SLACK_SECONDS
+    boot = now - proc.uptime()
+    coming, missed = schedule.outlook(plans, now, now)
+    assert coming == int(now) // 60 * 60 + 60 and missed == 0
+    assert schedule.outlook(plans, 0.0, now)[1] == 0  # installed at an unknown time, never ran
+    long_ago = schedule.outlook(plans, 1.0, now)[1]
+    assert abs(long_ago - max(0, (now - quiet - boot) / 60)) <= 1  # only while the host was up
+    fresh = [("job", "* * * * *", now - quiet - 600)]
+    assert schedule.outlook(fresh, 1.0, now)[1] in range(min(9, long_ago), 11)
+    assert schedule.outlook([("job", "nonsense", 1.0)], 1.0, now) == (None, 0)
