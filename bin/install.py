@@ -38,7 +38,6 @@ EXAMPLES = """\
 """
 BEGIN = b"# >>> upkeep (managed by install.py: edits between the markers are lost) >>>\n"
 END = b"# <<< upkeep <<<\n"
-LOCK_SECONDS = 60.0
 CRONTAB = Path("crontab")  # stands for the user's crontab, which only crontab(1) may change
 JOB = re.compile(r"(?m)^(@\w+|[^\s#]\S*(?: \S+){4}) (?:root )?(.+)$")
 
@@ -200,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         verify(targets, wanted)
         return Exit.DONE
     try:
-        with files.lock(settings.state / "lock" / "install.lock", LOCK_SECONDS):
+        with files.lock(settings.state / "lock" / "install.lock", 60.0):
             for part in (options.only,) if options.only else targets:
                 block = "" if options.uninstall else wanted[part]
                 change(settings, targets[part], block, options.dry_run)
