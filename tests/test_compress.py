@@ -67,7 +67,7 @@ def test_what_is_compressed_linked_or_open_stays(
     match = ("--match", "*.jsonl", "--match", "*.gz")
     [row] = rows(clean(data, data, *COMPRESS, *match, "--json"))
     reasons = {os.path.basename(item["path"]): item["reason"] for item in row["skipped"]}
-    assert reasons["a.log.gz"] == "already compressed" and "other names" in reasons["b.log"]
+    assert "compressed already" in reasons["a.log.gz"] and "other names" in reasons["b.log"]
     assert f"(pid {writer.pid})" in reasons["live.jsonl"]
     assert names(data) == ["a.log.gz", "b.log", "b.other", "live.jsonl"]
 

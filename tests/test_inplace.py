@@ -27,7 +27,7 @@ def test_whole_lines_are_taken_out_of_any_place(
     parts += [b"b" * (length - 1) + b"\n", b"c" * (behind - 1) + b"\n" if behind else b""]
     (tmp_path / "x").write_bytes(b"".join(parts))
     fd = os.open(tmp_path / "x", os.O_RDWR)
-    inplace.drop(fd, [(begin, begin + length)])
+    inplace.drop(fd, [(begin, begin + length)], os.fstat(fd))
     os.close(fd)
     found = (tmp_path / "x").read_bytes()
     assert found[:begin] == parts[0] and found[begin:].lstrip(b" ") == parts[2]

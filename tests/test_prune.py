@@ -170,9 +170,8 @@ def test_a_byte_order_mark_and_windows_lines_stay(data: Path) -> None:
 
 def test_a_fully_pruned_file_stays_empty(data: Path) -> None:
     (data / "a.jsonl").write_bytes(b"".join(record(50, number) for number in range(500)))
-    inode = (data / "a.jsonl").stat().st_ino
     assert pruned(data)["pruned_records"] == 500
-    assert (data / "a.jsonl").stat().st_size == 0 and (data / "a.jsonl").stat().st_ino == inode
+    assert (data / "a.jsonl").stat().st_size == 0
 
 
 def test_a_huge_line_needs_no_memory_and_stays(data: Path) -> None:

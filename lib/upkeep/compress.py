@@ -3,63 +3,93 @@
 With the package isal (the extra "fast") it is several times faster, the archive a fifth larger.
 """
 
+import contextlib
 import errno
 import gzip
-import importlib.util
 import os
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
-from upkeep import scratch
 from upkeep.openfiles import Claim, LeftAloneError
 from upkeep.tree import Found
 
-codec: Any = importlib.import_module("isal.igzip" if importlib.util.find_spec("isal") else "gzip")
+codec: Any = gzip
+with contextlib.suppress(ImportError):
+    from isal import igzip
+
+    codec = igzip
 
 _CHUNK = 1 << 20
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".br", ".zip", ".7z")
 
 
+@contextlib.contextmanager
+def temporary(found: Found) -> Iterator[tuple[int, str]]:
+    """An empty private file beside `found`: (descriptor for appending, name). It goes in the end,
+    unless renamed; one that a killed run left goes before. Raises OSError."""
+    name = f".{found.name[:60]}.upkeep-tmp"
+    _remove(found.directory, name)
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(name, flags, 0o600, dir_fd=found.directory)
+    try:
+        yield fd, name
+    finally:
+        _remove(found.directory, name)
+        os.close(fd)
+
+
+def _remove(directory: int, name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=directory)
+
+
+def finish(source: int, target: int) -> None:
+    """Give `target` the owner, mode, attributes and mtime of `source`, and have it on the disk."""
+    info = os.fstat(source)
+    os.fchown(target, info.st_uid, info.st_gid)
+    os.fchmod(target, info.st_mode & 0o7777)
+    for name in os.listxattr(source):
+        os.setxattr(target, name, os.getxattr(source, name))
+    os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns))
+    os.fsync(target)
+
+
 def compress(found: Found, dry_run: bool) -> int:
     """Compress one file to NAME.gz. Returns the bytes freed. Raises LeftAloneError and OSError.
 
-    An archive that is there already is never written over; when it holds the very same content,
-    as after a crash, the file goes.
+    An archive that is there already stays; when it holds the same, as after a crash, the file goes.
     """
-    if found.name.endswith(_COMPRESSED):
-        raise LeftAloneError("already compressed")
-    if found.info.st_nlink > 1:
-        raise LeftAloneError("it has other names (hard links)")
+    if found.name.endswith(_COMPRESSED) or found.info.st_nlink > 1:
+        raise LeftAloneError("compressed already, or it has other names (hard links)")
     if dry_run:
         return 0
-    archive = found._replace(name=f"{found.name}.gz")
-    with Claim(found) as claim:
+    archive, directory = f"{found.name}.gz", found.directory
+    with Claim(found) as claim, temporary(found) as (fd, name):
         try:
-            with open(archive.open(), "rb") as file:
+            with open(found._replace(name=archive).open(), "rb") as file:
                 if _digest(file.fileno()) != _copy(claim, None):
-                    raise FileExistsError(errno.EEXIST, f"{archive.name} exists and differs")
+                    raise FileExistsError(errno.EEXIST, f"{archive} exists and differs")
         except FileNotFoundError:
-            _write(archive, claim)
+            _pack(claim, fd)
+            os.link(name, archive, src_dir_fd=directory, dst_dir_fd=directory)
+            os.fsync(directory)
         claim.check()
-        blocks = os.stat(archive.name, dir_fd=found.directory).st_blocks
-        os.unlink(found.name, dir_fd=found.directory)
-        os.fsync(found.directory)
+        blocks = os.stat(archive, dir_fd=directory).st_blocks
+        os.unlink(found.name, dir_fd=directory)
+    os.fsync(directory)
     return (found.info.st_blocks - blocks) * 512
 
 
-def _write(archive: Found, claim: Claim) -> None:
-    with scratch.temporary(archive) as (fd, name):
-        with (
-            open(fd, "wb", closefd=False) as file,
-            codec.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as target,
-        ):
-            written = _copy(claim, target)
-        scratch.finish(claim.fd, fd)
-        if _digest(fd) != written:
-            raise OSError(errno.EIO, "the archive does not read back as what was written")
-        directory = archive.directory
-        os.link(name, archive.name, src_dir_fd=directory, dst_dir_fd=directory)
-        os.fsync(directory)
+def _pack(claim: Claim, fd: int) -> None:
+    with (
+        open(fd, "wb", closefd=False) as file,
+        codec.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as target,
+    ):
+        written = _copy(claim, target)
+    finish(claim.fd, fd)
+    if _digest(fd) != written:
+        raise OSError(errno.EIO, "the archive does not read back as what was written")
 
 
 def _copy(claim: Claim, target: gzip.GzipFile | None) -> tuple[int, int]:

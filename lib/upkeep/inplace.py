@@ -9,7 +9,7 @@ import fcntl
 import os
 from collections.abc import Iterable
 
-from upkeep.openfiles import Claim, LeftAloneError, Writer, describe, lease, writers
+from upkeep.openfiles import Claim, LeftAloneError, describe, lease, writers
 from upkeep.tree import Found
 
 _COLLAPSE = 0x08
@@ -17,23 +17,18 @@ _ABLE = ("ext4", "xfs", "f2fs")
 _WINDOW = 1 << 16
 
 
-def who_writes(found: Found) -> list[Writer]:
-    """Who has the file open for writing. Raises LeftAloneError when somebody not visible has."""
+def open_in_place(found: Found) -> int | None:
+    """A descriptor for `drop`; None when nobody writes, but the file system cannot do it.
+
+    Raises LeftAloneError when somebody writes who is not visible or would not follow.
+    """
     try:
         with Claim(found):
-            return []
+            others = []
     except LeftAloneError:
         others = writers(found.info)
         if not others:
             raise
-        return others
-
-
-def open_in_place(found: Found, others: list[Writer]) -> int | None:
-    """A descriptor for `drop`; None when nobody writes, but the file system cannot do it.
-
-    Raises LeftAloneError when one of `others`, who write, would not follow.
-    """
     able = _file_system(found.info.st_dev) in _ABLE
     if able and all(writer.appends for writer in others):
         return found.open(os.O_RDWR)
@@ -46,20 +41,17 @@ def open_in_place(found: Found, others: list[Writer]) -> int | None:
 def _file_system(device: int) -> str:
     """The type of a mounted file system; a trial of fallocate would change the file's mtime."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+    with open("/proc/self/mountinfo", errors="replace") as file:
         rows = (line.split() for line in file)
         return next((row[row.index("-") + 1] for row in rows if row[2] == wanted), "")
 
 
-def drop(fd: int, ranges: Iterable[tuple[int, int]], times: os.stat_result | None = None) -> None:
-    """Take out `ranges` (begin, end) of whole lines, given in reverse order. Durable.
-
-    The file gets atime and mtime of `times`, for one that nobody else writes. Raises OSError.
-    """
+def drop(fd: int, ranges: Iterable[tuple[int, int]], times: os.stat_result) -> None:
+    """Take out `ranges` (begin, end) of whole lines, given in reverse order; it keeps the mtime of
+    `times`. Durable. Raises OSError."""
     for begin, end in ranges:
         _drop(fd, begin, end)
-    if times:
-        os.utime(fd, ns=(times.st_atime_ns, times.st_mtime_ns))
+    os.utime(fd, ns=(times.st_atime_ns, times.st_mtime_ns))
     os.fsync(fd)
 
 
@@ -109,31 +101,19 @@ def line_begin(fd: int, offset: int) -> int:
     return 0
 
 
-def empty(found: Found, dry_run: bool) -> bool:
-    """Empty a file that no other program has open; False when one has, or the file has grown."""
-    fd = found.open(os.O_RDWR)
-    try:
-        alone = lease(fd, fcntl.F_WRLCK)  # nobody can open it until it is closed
-        if not alone or os.fstat(fd).st_size != found.info.st_size:
-            return False
-        if not dry_run:
-            os.ftruncate(fd, 0)
-        return True
-    finally:
-        os.close(fd)
-
-
 def truncate(found: Found, dry_run: bool) -> int:
-    """Drop all lines that are complete by now. Returns the bytes freed. Errors as above."""
-    if empty(found, dry_run):
-        return found.info.st_blocks * 512
-    fd = open_in_place(found, who_writes(found))
+    """Drop all lines that are complete by now: to size 0 where no other program has the file open,
+    else in place. Returns the bytes freed. Raises LeftAloneError and OSError."""
+    with open(found.open(os.O_RDWR), "rb+", buffering=0) as file:
+        if lease(file.fileno(), fcntl.F_WRLCK):  # nobody can open it until it is closed
+            if not dry_run:
+                file.truncate(0)
+            return found.info.st_blocks * 512
+    fd = open_in_place(found)
     if fd is None:
         raise LeftAloneError("open in another program, and it cannot be shortened in place")
-    try:
+    with open(fd, "rb+", buffering=0):
         end = line_begin(fd, os.fstat(fd).st_size)
         if not dry_run and end:
-            drop(fd, [(0, end)])
-        return end
-    finally:
-        os.close(fd)
+            drop(fd, [(0, end)], found.info)
+    return end

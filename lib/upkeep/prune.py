@@ -4,8 +4,8 @@ A line goes when it is one JSON object with a clear time, and that is before the
 stays and is counted. A large file in order of time is searched by bisection, any other read whole.
 """
 
+import contextlib
 import fcntl
-import importlib.util
 import json
 import os
 import time
@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from upkeep import inplace, openfiles, scratch
+from upkeep import inplace, openfiles
+from upkeep.compress import finish, temporary
 from upkeep.openfiles import Claim, LeftAloneError
 from upkeep.timestamps import record_time
 from upkeep.tree import Found
@@ -28,7 +29,7 @@ _PROBES = 64  # places of a large file that must be in order
 _WINDOW = 1 << 16  # read at each of them
 _MOST_PLACES = 100  # taken out while a program writes
 _BLOCK = 4096  # less is not taken out in place
-_FOLLOW_SECONDS, _QUIET_ROUNDS = 1.0, 3
+_FOLLOW_ROUNDS, _FOLLOW_SECONDS = 10, 0.01
 
 Time = Callable[[bytes], float | None]
 
@@ -76,8 +77,11 @@ def time_reader(name: str) -> Time:
     With orjson (the extra "fast") most lines are read faster, to the same end.
     """
     quoted = json.dumps(name, ensure_ascii=False).encode()
-    fast = importlib.util.find_spec("orjson")
-    quick = importlib.import_module("orjson").loads if fast else _quick
+    quick: Callable[[str], Any] = _quick
+    with contextlib.suppress(ImportError):
+        import orjson
+
+        quick = orjson.loads
 
     def read(line: bytes) -> float | None:
         # A key twice, in an inner object or written with escapes needs the strict parser.
@@ -91,16 +95,14 @@ def time_reader(name: str) -> Time:
     return read
 
 
-def scan(fd: int, stop: int, cutoff: float, time_of: Time, unfinished: bool = True) -> Cut:
-    """Look at all lines up to `stop`. Blank ones go with what stands before them.
-
-    `unfinished`: a last line without newline counts too. What was read leaves the page cache.
-    """
+def scan(fd: int, stop: int, cutoff: float, time_of: Time) -> Cut:
+    """Look at all lines up to `stop`; blank ones go with what stands before them. What was read
+    leaves the page cache."""
     cut, dropping, end, inside, freed = Cut(), False, 0, False, 0
     with open(fd, "rb", _CHUNK, closefd=False) as file:
         file.seek(0)
         while end < stop and (line := file.readline(min(_LONGEST_LINE, stop - end))):
-            complete = line.endswith(b"\n") or (unfinished and end + len(line) == stop)
+            complete = line.endswith(b"\n") or end + len(line) == stop
             when = time_of(line) if complete and not inside else None
             goes = when is not None and when < cutoff
             if when is not None:
@@ -123,14 +125,14 @@ def scan(fd: int, stop: int, cutoff: float, time_of: Time, unfinished: bool = Tr
     return cut
 
 
-def find_cut(fd: int, size: int, cutoff: float, time_of: Time, unfinished: bool) -> Cut:
+def find_cut(fd: int, size: int, cutoff: float, time_of: Time) -> Cut:
     """What to drop from the first `size` bytes: records from before `cutoff` (Unix seconds)."""
     stop = _end_of_old(fd, size, cutoff, time_of)
     if stop < size:
         cut = scan(fd, stop, cutoff, time_of)
         if cut.newest < cutoff:
             return cut
-    return scan(fd, size, cutoff, time_of, unfinished)
+    return scan(fd, size, cutoff, time_of)
 
 
 def _end_of_old(fd: int, size: int, cutoff: float, time_of: Time) -> int:
@@ -151,42 +153,38 @@ def _end_of_old(fd: int, size: int, cutoff: float, time_of: Time) -> int:
 
 
 def newest_record(found: Found, name: str) -> float | None:
-    """The newest time inside a file; None for one without lines.
+    """The newest time inside a file, None for an empty one. Raises OSError.
 
-    Raises LeftAloneError for one with a line without a clear time, and OSError.
+    Raises LeftAloneError for one with a line without a clear time.
     """
     with open(found.open(), "rb") as file:
-        size = found.info.st_size
-        cut = scan(file.fileno(), size, float("-inf"), time_reader(name))
+        cut = scan(file.fileno(), found.info.st_size, float("-inf"), time_reader(name))
     if cut.malformed:
         raise LeftAloneError(f"{cut.malformed} lines without a clear time")
-    return cut.newest if size else None
+    return cut.newest if found.info.st_size else None
 
 
 def prune(found: Found, cutoff: float, name: str, dry_run: bool) -> Cut:
     """Drop the records of one file from before `cutoff`; `name` is the key of their time.
 
-    In place where a program writes or it is simple; else by a new file in its place, which needs
-    that nobody writes. Raises LeftAloneError and OSError.
+    In place where that is possible and frees something, else by a new file, which needs that
+    nobody writes. Raises LeftAloneError and OSError.
     """
-    others, size = inplace.who_writes(found), found.info.st_size
+    size, fd = found.info.st_size, None
     with open(found.open(), "rb") as file:
-        cut = find_cut(file.fileno(), size, cutoff, time_reader(name), not others)
-    if not cut.records or (cut.size == size and inplace.empty(found, dry_run)):
+        cut = find_cut(file.fileno(), size, cutoff, time_reader(name))
+    if not cut.records:
         return cut
-    at_head = len(cut.bounds) == 2 and cut.bounds[0] == 0 and _BLOCK <= cut.size < size
-    fd = inplace.open_in_place(found, others) if others or at_head else None
+    middle = cut.bounds[-1] < size or openfiles.writers(found.info)
+    if middle and cut.size >= _BLOCK and len(cut.bounds) <= 2 * _MOST_PLACES:
+        fd = inplace.open_in_place(found)
     if fd is None:
         _rewrite(found, cut, dry_run)
         return cut
-    try:
-        if len(cut.bounds) > 2 * _MOST_PLACES:
-            raise LeftAloneError(f"{openfiles.describe(others)}; its old records are scattered")
+    with open(fd, "rb+", buffering=0):
         if not dry_run:
-            backwards = list(zip(cut.bounds[-2::-2], cut.bounds[::-2], strict=True))
-            inplace.drop(fd, backwards, None if others else found.info)
-    finally:
-        os.close(fd)
+            backwards = zip(cut.bounds[-2::-2], cut.bounds[::-2], strict=True)
+            inplace.drop(fd, backwards, found.info)
     return cut
 
 
@@ -196,9 +194,9 @@ def _rewrite(found: Found, cut: Cut, dry_run: bool) -> None:
     with Claim(found) as claim:
         if dry_run:
             return
-        with scratch.temporary(found) as (fd, name):
+        with temporary(found) as (fd, name):
             _copy_rest(claim, fd, cut, found.info.st_size)
-            scratch.finish(claim.fd, fd)
+            finish(claim.fd, fd)
             claim.check()
             os.rename(name, found.name, src_dir_fd=found.directory, dst_dir_fd=found.directory)
             os.fsync(found.directory)
@@ -223,10 +221,9 @@ def _copy_rest(claim: Claim, target: int, cut: Cut, size: int) -> None:
 
 def _follow(old: int, size: int, new: int) -> None:
     """Bring over what goes to the old file from a program that had it in hand at the rename."""
-    quiet, deadline = 0, time.monotonic() + _FOLLOW_SECONDS
-    while quiet < _QUIET_ROUNDS and time.monotonic() < deadline:
+    with contextlib.suppress(OSError):  # where there are no leases, none is held
         fcntl.fcntl(old, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-        time.sleep(_FOLLOW_SECONDS / 100)
+    for _ in range(_FOLLOW_ROUNDS):
+        time.sleep(_FOLLOW_SECONDS)
         while chunk := os.pread(old, _CHUNK, size):
             size += os.write(new, chunk)
-        quiet = quiet + 1 if openfiles.lease(old) else 0

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fnmatch import translate
 from typing import NamedTuple
 
-from upkeep import inplace, openfiles, prune, scratch, timestamps, tree, units
+from upkeep import inplace, openfiles, prune, timestamps, tree, units
 from upkeep.compress import compress
 from upkeep.openfiles import LeftAloneError
 from upkeep.settings import CleanupSettings
@@ -98,7 +98,7 @@ class Sweep:
         match, exclude = globs(self.rule.match), globs(self.rule.exclude)
 
         def wanted(folder: str, name: str) -> bool:
-            return scratch.is_leftover(name) or (match(folder, name) and not exclude(folder, name))
+            return match(folder, name) and not exclude(folder, name)
 
         for root in self.roots:
             try:
@@ -112,10 +112,7 @@ class Sweep:
 
     def _time_of(self, found: Found, report: Report) -> float | None:
         rule = self.rule
-        if scratch.is_leftover(found.name):
-            if not self.dry_run:
-                scratch.remove_leftover(found)
-        elif not stat.S_ISREG(found.info.st_mode):
+        if not stat.S_ISREG(found.info.st_mode):
             report.trouble(found.path, "not a regular file", False)
         elif rule.age == "mtime" or rule.action == "prune":
             return found.info.st_mtime

@@ -1,0 +1,199 @@
+"""cleanup.py beside its peers in one run; prints ratios: bench_cleanup.py [--full] [--place DIR]
+
+--full takes the sizes that the ratios are meant for (500,000 files, 200 MB, 1 GB): several minutes.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+NAIVE = """
+import json, os, sys, time
+path, cutoff = sys.argv[1], float(sys.argv[2])
+with open(path) as source, open(path + ".new", "w") as target:
+    for line in source:
+        if json.loads(line)["timestamp"] >= cutoff:
+            target.write(line)
+os.replace(path + ".new", path)
+"""
+DAY = 86400.0
+RUNS = 5
+
+
+def timed(command: Sequence[str | Path]) -> tuple[float, float]:
+    """Wall seconds and peak MiB of one command, which is started by a small shell."""
+    out = Path(tempfile.gettempdir()) / f"bench-{os.getpid()}.time"
+    line = ["/usr/bin/time", "-f", "%M", "-o", out, *command]
+    began = time.perf_counter()
+    done = subprocess.run(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+    wall = time.perf_counter() - began
+    if done.returncode not in (0, 5):
+        raise SystemExit(f"{command}: {done.returncode}: {done.stderr.decode()}")
+    return wall, int(out.read_text().split()[-1]) / 1024
+
+
+def compare(title: str, made: Callable[[], object], rivals: dict[str, list[str | Path]]) -> None:
+    """Run every rival RUNS times on fresh data, in turn; print medians and ratios to the first."""
+    walls: dict[str, list[float]] = {name: [] for name in rivals}
+    memory: dict[str, float] = {}
+    for _ in range(RUNS):
+        for name, command in rivals.items():
+            made()
+            wall, memory[name] = timed(command)
+            walls[name].append(wall)
+    first = statistics.median(next(iter(walls.values())))
+    for name, measured in walls.items():
+        median = statistics.median(measured)
+        ratio = f"{median / first:.3f}"
+        print(
+            f"{title:28} {name:28} {median:8.3f} s  x{ratio:6}  {memory[name]:6.1f} MiB", flush=True
+        )
+
+
+def cleanup(config: Path, *args: str | Path) -> list[str | Path]:
+    return [sys.executable, ROOT / "bin/cleanup.py", "--config", config, "--force", *args]
+
+
+def make_files(place: Path, count: int) -> None:
+    shutil.rmtree(place, ignore_errors=True)
+    old = time.time() - 100 * DAY
+    for folder in range(max(1, count // 500)):
+        directory = place / str(folder)
+        directory.mkdir(parents=True)
+        for number in range(500):
+            path = f"{directory}/{number}.jsonl"
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+            if number % 2:
+                os.utime(path, (old, old))
+
+
+def make_records(path: Path, size: int, ordered: bool) -> None:
+    """Records of 330 bytes over 90 days."""
+    now, count, chance = time.time(), size // 330, random.Random(1)
+    with open(path, "wb", 1 << 20) as file:
+        for number in range(count):
+            share = number / count if ordered else chance.random()
+            record = {
+                "timestamp": round((now - 90 * DAY * (1 - share)) * 1000),
+                "symbol": "BTCUSDT",
+            }
+            record |= {
+                "open": 61234.5,
+                "high": 61300.25,
+                "low": 61000.75,
+                "volume": 12.345 + number,
+            }
+            record |= {"levels": [61000.5, 61250.75, 61500.0], "kind": "support", "note": "n" * 120}
+            file.write(json.dumps(record).encode() + b"\n")
+
+
+def files(place: Path, config: Path, full: bool) -> None:
+    data = place / "tree"
+    count = 500_000 if full else 20_000
+    make_files(data, count)
+    find = ["find", data, "-name", "*.jsonl", "-mtime", "+89", "-printf", "%p %s %T@\\n"]
+    rule = [data, "--match", "*.jsonl", "--older-than", "90d"]
+    compare(
+        f"dry run, {count} files",
+        lambda: None,
+        {
+            "find -printf": find,
+            "cleanup --dry-run": cleanup(config, *rule, "--dry-run"),
+            "cleanup budget --dry-run": cleanup(
+                config, data, "--match", "*.jsonl", "--max-total", "1T", "--dry-run"
+            ),
+        },
+    )
+    count = 100_000 if full else 10_000
+    rivals: dict[str, list[str | Path]] = {
+        "find -delete": ["find", data, "-name", "*.jsonl", "-mtime", "+89", "-delete"],
+        "cleanup": cleanup(config, *rule),
+    }
+    if shutil.which("tmpreaper"):
+        rivals["tmpreaper"] = ["tmpreaper", "--mtime", "--runtime=0", "90d", data]
+    if shutil.which("systemd-tmpfiles"):
+        (place / "t.conf").write_text(f"e {data} - - - m:90d\n")
+        rivals["systemd-tmpfiles"] = ["systemd-tmpfiles", "--clean", place / "t.conf"]
+    compare(f"delete half of {count}", lambda: make_files(data, count), rivals)
+    shutil.rmtree(data)
+
+
+def archive(place: Path, config: Path, full: bool) -> None:
+    data = place / "logs"
+    data.mkdir()
+    source, size = data / "a.log", (200 if full else 20) << 20
+    make_records(place / "original", size, True)
+
+    def fresh() -> None:
+        (data / "a.log.gz").unlink(missing_ok=True)
+        shutil.copy(place / "original", source)
+        os.sync()
+
+    rule = [data, "--match", "*.log", "--larger-than", "1", "--action", "compress"]
+    rivals: dict[str, list[str | Path]] = {
+        "gzip -6": ["gzip", "-6", source], "cleanup compress": cleanup(config, *rule),
+    }  # fmt: skip
+    sizes = {}
+    for name, command in rivals.items():
+        fresh()
+        timed(command)
+        sizes[name] = (data / "a.log.gz").stat().st_size
+    compare(f"compress {size >> 20} MiB", fresh, rivals)
+    print(f"size of the archive, to gzip -6: x{sizes['cleanup compress'] / sizes['gzip -6']:.3f}")
+    shutil.rmtree(data)
+
+
+def records(place: Path, config: Path, full: bool) -> None:
+    data = place / "records"
+    data.mkdir()
+    size = 1000 << 20 if full else 60 << 20
+    path = data / "a.jsonl"
+    for title, share, ordered in (
+        ("daily 1.1 %", 0.011, True), ("keep 30 %", 0.7, True), ("unordered", 0.5, False),
+    ):  # fmt: skip
+        make_records(place / "original", size, ordered)
+        limit = 90 * DAY * (1 - share)
+
+        def fresh() -> None:
+            shutil.copy(place / "original", path)
+            os.sync()
+
+        cutoff = (time.time() - limit) * 1000
+        rule = [data, "--match", "*.jsonl", "--older-than", f"{limit:.0f}s", "--action", "prune"]
+        compare(
+            f"prune {size >> 20} MiB, {title}",
+            fresh,
+            {
+                "naive json.loads rewrite": [sys.executable, "-c", NAIVE, path, str(cutoff)],
+                "cleanup prune": cleanup(config, *rule),
+            },
+        )
+    shutil.rmtree(data)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--place", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--only", choices=("files", "archive", "records"))
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.place) as name:
+        place = Path(name)
+        (place / "upkeep.toml").write_text("")
+        for work in (files, archive, records):
+            if args.only in (None, work.__name__):
+                work(place, place / "upkeep.toml", args.full)
+
+
+if __name__ == "__main__":
+    main()
