@@ -111,23 +111,17 @@ def number(value: Any) -> float:
     return float(value)
 
 
-def _text_or_number(value: Any) -> str:
-    return str(value) if isinstance(value, (int, float)) and value is not True else text(value)
+def _of_units(parse: Callable[[str], Any]) -> Reader:
+    """A reader of `parse`'s text, or of the same as a bare number."""
+    bare = (int, float)
+    return lambda value: parse(
+        str(value) if isinstance(value, bare) and value is not True else text(value)
+    )
 
 
-def size(value: Any) -> int:
-    """Bytes: "300M", or a bare number."""
-    return units.parse_size(_text_or_number(value))
-
-
-def duration(value: Any) -> float:
-    """Seconds: "30s", or a bare number."""
-    return units.parse_duration(_text_or_number(value))
-
-
-def percent(value: Any) -> float:
-    """A fraction, from "80%"."""
-    return units.parse_percent(text(value))
+size = _of_units(units.parse_size)  # bytes
+duration = _of_units(units.parse_duration)  # seconds
+percent = _of_units(units.parse_percent)  # a fraction
 
 
 def free_space(value: Any) -> int | float:
