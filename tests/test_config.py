@@ -45,7 +45,7 @@ def load(place: Path, text: str) -> config.Config:
         ('[task.upkeep]\ncommand = ["x"]\n', r"expected another name"),
         ('[task.job-x]\ncommand = ["x"]\n', r"expected another name"),
         ('[host]\nmemory_alert = "180%"\n', r"\[host\] memory_alert: expected at most"),
-        ("[host]\nmemory_alert = 80\n", r"\[host\] memory_alert: expected a string"),
+        ("[host]\nmemory_alert = 80\n", r"\[host\] memory_alert: expected a percentage"),
         ("= 3", r"not valid TOML"),
         ("a = " + "[" * 5000, r"not valid TOML"),
     ],

@@ -124,7 +124,7 @@ duration = _of_units(units.parse_duration)  # seconds
 percent = _of_units(units.parse_percent)  # a fraction
 
 
-def free_space(value: Any) -> int | float:
+def free_space(value: Any) -> Any:
     """Free space of a disk: a fraction (float) from "10%", or bytes (int)."""
     return percent(value) if isinstance(value, str) and "%" in value else size(value)
 
