@@ -62,35 +62,23 @@ def gather(settings: Config, options: Namespace) -> tuple[Row, Series, list[str]
     now = samples.take(settings, options.proc_root, options.top or settings.host.top)
     past, skipped = samples.read(settings.state, max(options.since or 0, 7 * DAY), now.time)
     series = samples.series([*past, samples.with_points(now.row)])
-    window = options.since or leak.WINDOW_SECONDS
+    end, limits, window = now.time, now.limits, options.since or leak.WINDOW_SECONDS
     if options.history:
         series, skipped = read_history(options.history)
-        verdicts = judge_foreign(settings, series, options.since, now.host["limit_bytes"])
-    else:
-        verdicts = leak.judge_all(settings, now, series, window)
+        limits = {name: int(now.host["limit_bytes"]) for name in series}
+        end = max((points[-1].time for points in series.values()), default=end)
+        window = options.since or math.inf
     if skipped:
         cli.warn(f"{options.history or settings.state}: {skipped} lines are no samples: left out")
+    verdicts = leak.judge_all(settings, series, limits, end, window)
     rows = {name: program_row(name, series.get(name, []), each) for name, each in verdicts.items()}
     if not options.history:
         add_what_runs(settings, now, rows)
     wrong = [x.text for x in levels.compare(settings, now, verdicts, math.inf) if x.over]
-    return document(settings, now, past, list(rows.values())), series, wrong
-
-
-def judge_foreign(
-    settings: Config, series: Series, since: float | None, most: int
-) -> leak.Verdicts:
-    """The verdicts on a history from elsewhere; its last sample is now."""
-    end = max((points[-1].time for points in series.values()), default=0.0)
-    own = {task.name: task.max_rss for task in settings.tasks.values()}
-    return {
-        name: leak.judge(
-            [point for point in points if point.time >= end - (since or end)],
-            own.get(name) or most,
-            end,
-        )
-        for name, points in series.items()
+    charts = {
+        name: [p for p in points if p.time >= end - window] for name, points in series.items()
     }
+    return document(settings, now, past, list(rows.values())), charts, wrong
 
 
 def program_row(name: str, points: Sequence[Point], judged: leak.Verdict) -> Row:
@@ -124,17 +112,35 @@ def document(settings: Config, now: Reading, past: list[Row], rows: list[Row]) -
     cached = [row["dirs"] for row in past if "dirs" in row and row["time"] > now.time - 3600]
     sizes = cached[-1] if cached else memory.directory_sizes(settings.host.data_dirs)
     known = [len(each.pids) for each in now.programs if each.pss_bytes is not None]
-    total = sum(len(each.pids) for each in now.programs)
+    disks, directories = [], []
+    for path, (used, free) in now.disks.items():
+        growth = growth_per_day(now.time, used, past, "disks", path)
+        days = free / growth if growth and growth > 0 else None
+        disk = {"path": path, "used_bytes": used, "free_bytes": free, "days_until_full": days}
+        disks.append(disk)
+    for path, size in sizes.items():
+        growth = growth_per_day(now.time, size, past, "dirs", path)
+        directories.append({"path": path, "size_bytes": size, "growth_bytes_per_day": growth})
     return {
         "time": now.time,
         "host": {**now.host, "swap_rate_bytes_per_second": rate},
-        "coverage": {"pss_known": sum(known), "processes": total},
+        "coverage": {
+            "pss_known": sum(known),
+            "processes": sum(len(each.pids) for each in now.programs),
+        },
         "programs": sorted(rows, key=lambda row: -row["rss_bytes"]),
-        "disks": [
-            {"path": k, "used_bytes": v[0], "free_bytes": v[1]} for k, v in now.disks.items()
-        ],
-        "directories": [{"path": path, "size_bytes": size} for path, size in sizes.items()],
+        "disks": disks,
+        "directories": directories,
     }
+
+
+def growth_per_day(now: float, size: int, past: list[Row], kind: str, path: str) -> float | None:
+    """How much a disk or directory grows; None before the history is six hours long."""
+    known = [(row["time"], row[kind][path]) for row in past if path in row.get(kind, {})]
+    values = [(at / DAY, value[0] if kind == "disks" else value) for at, value in known]
+    if not values or now / DAY - values[0][0] < 0.25:
+        return None
+    return leak.sen_slope([*values[:: len(values) // 48 + 1], (now / DAY, size)])[0]
 
 
 def read_history(file: str) -> tuple[Series, int]:
@@ -176,9 +182,13 @@ def render(found: Row, series: Series, wrong: list[str], settings: HostSettings,
     lines += [f"PSS known for {coverage['pss_known']} of {coverage['processes']} processes"]
     for row in found["disks"]:
         used, free = format_size(row["used_bytes"]), format_size(row["free_bytes"])
-        lines.append(f"disk {row['path']}: {used} used, {free} free")
+        days = row["days_until_full"]
+        full = "" if days is None or days > 365 else f", full in {days:.0f} days"
+        lines.append(f"disk {row['path']}: {used} used, {free} free{full}")
     for row in found["directories"][:10]:
-        lines.append(f"{format_size(row['size_bytes']):>9}  {row['path']}")
+        size, growth = format_size(row["size_bytes"]), row["growth_bytes_per_day"]
+        rate = "" if growth is None else f", {format_size(growth)} a day"
+        lines.append(f"{row['path']}: {size}{rate}")
     return [text.printable(line) for line in lines]
 
 

@@ -14,6 +14,7 @@ configuration; 4 another run is at it.
 
 import collections
 import contextlib
+import math
 import re
 import sys
 from argparse import ArgumentParser
@@ -108,7 +109,7 @@ def sample(settings: Config, now: Reading, alerts: Alerts | None) -> tuple[Row, 
     leaks: leak.Verdicts = {}
     if not 0 <= now.time - state.get("measured_at", -HOUR) < HOUR:
         past, _skipped = samples.read(settings.state, leak.WINDOW_SECONDS, now.time)
-        leaks = leak.judge_all(settings, now, samples.series(past), leak.WINDOW_SECONDS)
+        leaks = leak.judge_all(settings, samples.series(past), now.limits, now.time, math.inf)
         row["dirs"] = memory.directory_sizes(settings.host.data_dirs)
         state |= {"measured_at": now.time, "leaks": leaks, "directories": row["dirs"]}
     seen = list(levels.compare(settings, now, leaks, 7 * DAY))

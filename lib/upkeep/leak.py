@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from upkeep.config import Config
-from upkeep.samples import Point, Reading, Series
+from upkeep.samples import Point, Series
 from upkeep.units import format_duration, format_size
 
 DAY = 86400.0
@@ -66,17 +66,18 @@ def describe(found: Verdict) -> str:
     return found.verdict + slope + (f", at its limit in {format_duration(left)}" if left else "")
 
 
-def judge_all(settings: Config, now: Reading, series: Series, window: float) -> Verdicts:
-    """Judge every program of `now` that `series` knows, by the last `window` seconds.
+def judge_all(
+    settings: Config, series: Series, limits: dict[str, int], now: float, window: float
+) -> Verdicts:
+    """Judge every program of `limits` by its last `window` seconds.
 
-    The limit is the task's max_rss, else what the program has and all that the host has left.
+    A task's max_rss goes before the limit (bytes) given here.
     """
     found = {}
-    for each in now.programs:
-        task = settings.tasks.get(each.name)
-        limit = (task and task.max_rss) or each.rss_bytes + now.host["available_bytes"]
-        points = [point for point in series.get(each.name, []) if point.time >= now.time - window]
-        found[each.name] = judge(points, limit, now.time)
+    for name, limit in limits.items():
+        task = settings.tasks.get(name)
+        points = [point for point in series.get(name, []) if point.time >= now - window]
+        found[name] = judge(points, (task and task.max_rss) or limit, now)
     return found
 
 
@@ -99,7 +100,7 @@ def _judge_life(life: Sequence[Point]) -> Verdict:
         return Verdict("too_short")
     values = [value for _, value in floors]
     trend, spread = _mann_kendall(values)
-    slope, low, high = _sen_slope(floors, spread)
+    slope, low, high = sen_slope(floors, spread)
     residual = _deviation(floors, slope)
     least = max(0.03 * _middle(values), LEAST_GROWTH, 3 * residual)
     rises = [after - before for before, after in itertools.pairwise(values)]
@@ -139,10 +140,10 @@ def _mann_kendall(values: Sequence[float]) -> tuple[float, float]:
     return (score - (score > 0) + (score < 0)) / spread, spread
 
 
-def _sen_slope(floors: Sequence[Floor], spread: float = 0.0) -> tuple[float, float, float]:
+def sen_slope(floors: Sequence[Floor], spread: float = 0.0) -> tuple[float, float, float]:
     """The median slope of all pairs, per unit of the first coordinate, and bounds (Sen 1968)."""
-    pairs = itertools.combinations(floors, 2)
-    slopes = sorted((after[1] - before[1]) / (after[0] - before[0]) for before, after in pairs)
+    pairs = [(a, b) for a, b in itertools.combinations(floors, 2) if b[0] > a[0]]
+    slopes = sorted((b[1] - a[1]) / (b[0] - a[0]) for a, b in pairs) or [0.0]
     middle, half = len(slopes) / 2, _BOUND_Z * spread / 2
     low = slopes[max(0, math.floor(middle - half))]
     return _middle(slopes), low, slopes[min(len(slopes) - 1, math.ceil(middle + half))]
@@ -150,9 +151,9 @@ def _sen_slope(floors: Sequence[Floor], spread: float = 0.0) -> tuple[float, flo
 
 def _flattens(floors: Sequence[Floor], slope: float, residual: float) -> bool:
     """Whether growth dies down: less of it in the last half and third, or like a logarithm."""
-    half, third = (_sen_slope(floors[len(floors) * n // 6 :])[0] for n in (3, 4))
+    half, third = (sen_slope(floors[len(floors) * n // 6 :])[0] for n in (3, 4))
     logarithmic = [(math.log(age), value) for age, value in floors]
-    like_log = _deviation(logarithmic, _sen_slope(logarithmic)[0]) < 0.6 * residual
+    like_log = _deviation(logarithmic, sen_slope(logarithmic)[0]) < 0.6 * residual
     return half < 0.6 * slope or third < 0.3 * slope or like_log
 
 

@@ -26,7 +26,8 @@ def columns(points: Sequence[Point], count: int) -> dict[int, Point]:
     begin, end = points[0].time, max(point.time for point in points)
     found: dict[int, Point] = {}
     for point in points:
-        index = max(0, int((point.time - begin) / max(1.0, end - begin) * (count - 1)))
+        index = int((point.time - begin) / max(1.0, end - begin) * count)
+        index = min(count - 1, max(0, index))
         if index not in found or found[index].rss_bytes < point.rss_bytes:
             found[index] = point
     return dict(sorted(found.items()))
@@ -59,7 +60,7 @@ def render(
 def _chart(points: Sequence[Point], limit: float) -> str:
     found = columns(points, _WIDTH // 4)
     highest = max(point.rss_bytes for point in found.values())
-    top = (limit if highest < limit < 3 * highest else highest) * 1.05 or 1.0
+    top = (limit if highest < limit < 3 * highest else highest) * 1.2 or 1.0
     line, restarts, last = "", "", points[0].life
     for index, point in found.items():
         same = point.life == last and line

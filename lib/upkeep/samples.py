@@ -57,6 +57,12 @@ class Reading(NamedTuple):
     programs: list[Program]
 
     @property
+    def limits(self) -> dict[str, int]:
+        """What each program may use if it has no limit of its own: all that the host has left."""
+        left = self.host["available_bytes"]
+        return {each.name: each.rss_bytes + left for each in self.programs}
+
+    @property
     def row(self) -> Row:
         """This reading as a line of the history."""
         host = self.host
