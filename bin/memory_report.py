@@ -25,7 +25,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
 from upkeep import cli, config, files, history, leak, levels, memory, page, samples, text
-from upkeep.alerts import Alerts
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
 from upkeep.samples import Point, Reading, Row, Series
@@ -224,6 +223,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif not options.telegram:
         print("\n".join(lines))
     if options.telegram:
+        from upkeep.alerts import Alerts
+
         with Alerts(settings) as alerts:
             alerts.inform(lines[0], "\n".join(lines[1:]), kind="pre")
     return Exit.DONE

@@ -49,7 +49,7 @@ def tell(alerts: Alerts, seen: Iterable[Level], counts: dict[str, int]) -> None:
     for level in seen:
         if counts[level.key] >= level.in_a_row:
             alerts.problem(level.key, level.text, f"{level.in_a_row} samples in a row")
-        elif counts[level.key] <= -level.in_a_row:
+        elif counts[level.key] == -level.in_a_row:
             alerts.recovered(level.key, level.text)
 
 

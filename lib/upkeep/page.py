@@ -1,6 +1,5 @@
 """Memory over time as a sparkline, and as an HTML page of inline SVG without scripts."""
 
-import html
 from collections.abc import Mapping, Sequence
 
 from upkeep import text, units
@@ -49,12 +48,16 @@ def render(
     With `refresh` the page loads itself anew after that many seconds.
     """
     again = f'<meta http-equiv="refresh" content="{refresh:.0f}">' if refresh else ""
-    title, *rest = (html.escape(text.printable(line)) for line in report)
+    title, *rest = map(_escaped, report)
     parts = [_HEAD.format(refresh=again, title=title, report="\n".join(rest).strip("\n"))]
     for name, (points, limit) in charts.items():
         if points:
-            parts.append(f"<h2>{html.escape(text.printable(name))}</h2>{_chart(points, limit)}\n")
+            parts.append(f"<h2>{_escaped(name)}</h2>{_chart(points, limit)}\n")
     return "".join(parts) + "</body></html>\n"
+
+
+def _escaped(line: str) -> str:
+    return text.printable(line).replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
 
 
 def _chart(points: Sequence[Point], limit: float) -> str:

@@ -14,7 +14,7 @@ from upkeep.config import Config
 from upkeep.proc import Stat
 
 PSS_MAX_RSS = 1 << 30  # reading smaps_rollup stops the process, for about 11 ms per GiB
-PSS_SECONDS = 0.05
+PSS_SECONDS, PSS_PROCESSES = 0.05, 60  # that is asked at most
 _INTERPRETER = re.compile(r"(python|pypy|node|ruby|perl|php|java|[bdkz]?a?sh)(js|[\d.]*)")
 _VALUED = ("-W", "-X", "-r", "-o", "-cp", "-classpath", "--require", "--import")  # and a word
 _SERVERS = ("gunicorn", "uvicorn", "hypercorn", "daphne", "celery", "flask", "uwsgi", "streamlit")
@@ -122,10 +122,11 @@ def _script(kind: str, words: list[str]) -> tuple[str, list[str]]:
 
 
 def read_details(programs: Iterable[Program], root: str) -> None:
-    """Fill in descriptors and PSS, in their order, as far as rights and time allow."""
-    deadline = time.monotonic() + PSS_SECONDS
+    """Fill in descriptors and PSS, in their order, as far as rights, time and number allow."""
+    deadline, left = time.monotonic() + PSS_SECONDS, PSS_PROCESSES
     for program in programs:
-        if time.monotonic() > deadline:
+        left -= len(program.pids)
+        if left < 0 or time.monotonic() > deadline:
             return
         with contextlib.suppress(OSError, TypeError):
             program.fds = sum(len(os.listdir(f"{root}/{pid}/fd")) for pid in program.pids)

@@ -110,7 +110,7 @@ def _days(state: Path) -> list[Path]:
 
 
 def read(state: Path, seconds: float, now: float) -> tuple[list[Row], int]:
-    """The readings of the last `seconds` in their order, each with its "points": [(name, Point)].
+    """The readings of the last `seconds` in their order, with "programs": [(name, Point), ...].
 
     The number is that of lines which are none. Raises OSError.
     """
@@ -131,21 +131,21 @@ def _object(data: bytes) -> Row:
 
 
 def with_points(row: Row) -> Row:
-    """`row` with its programs as points. A foreign one raises what `_DAMAGE` lists."""
+    """`row` with points for "programs". A foreign one raises what `_DAMAGE` lists."""
     points = []
     for name, pid, start, _processes, rss, *pss in row["programs"]:
         age = row["uptime"] - start / proc.TICKS_PER_SECOND
         known = pss[0] << 10 if pss else None
         points.append((name, Point(row["time"], row["boot_id"], pid, start, rss << 10, age, known)))
     numbers = {name: row[name] + 0 for name in ("uptime", "swapped")}
-    return row | numbers | {"disks": dict(row["disks"]), "points": points}
+    return row | numbers | {"disks": dict(row["disks"]), "programs": points}
 
 
 def series(rows: Iterable[Row]) -> Series:
     """What `read` returned, by the names of programs."""
     found: Series = {}
     for row in rows:
-        for name, point in row["points"]:
+        for name, point in row["programs"]:
             found.setdefault(name, []).append(point)
     return found
 

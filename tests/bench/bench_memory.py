@@ -1,0 +1,160 @@
+"""What samples and reports of memory cost beside their peers, in one run; prints the ratios.
+
+usage: python -m tests.bench.bench_memory [PROCESSES [ROUNDS]]
+
+400 processes by default, two in three of them sleep(1), the rest small Pythons; 3 days of history.
+Peers that are not installed are left out. Only ratios to a peer gate; milliseconds are printed.
+"""
+
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.helpers import ROOT, traces
+from upkeep import leak, page, proc, programs, samples
+
+PSUTIL = "memory_full_info pid name username cmdline"
+LOOP = f"import psutil\nfor each in psutil.process_iter({PSUTIL.split()!r}): each.info\n"
+Cost = tuple[float, float]  # CPU seconds, peak MiB
+
+
+def cost(command: list[str]) -> Cost:
+    """What one run costs, its children included."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, command
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def told(name: str, value: float, goal: float, unit: str = "", gates: bool = True) -> bool:
+    good = value <= goal
+    print(f"{'ok' if good else 'MISSED':6} {name}: {value:.3g} {unit}, goal at most {goal:g}")
+    return good or not gates
+
+
+def crowd(count: int) -> list[subprocess.Popen[bytes]]:
+    code = "import json, re, time; time.sleep(600)"
+    commands = [["sleep", "600"], ["sleep", "600"], [sys.executable, "-c", code]]
+    return [subprocess.Popen(commands[number % 3]) for number in range(count)]
+
+
+def write_history(state: Path, days: int) -> None:
+    """Twenty programs, as memory_sample.py would have seen them every five minutes up to now."""
+    rng = random.Random(1)
+    made = [traces.trace([traces.noise(rng, 80)], 80, days * 24, rng) for _ in range(20)]
+    now, boot, uptime = time.time(), proc.boot_id(), proc.uptime()
+    for index in range(days * 288):
+        age = (days * 288 - index) * 300
+        row = {"time": round(now - age), "boot_id": boot, "uptime": round(uptime - age)}
+        row |= {"used": 1, "limit": 2, "swap_used": 0, "swapped": 0, "oom_kills": 0, "disks": {}}
+        cells = []
+        for number, points in enumerate(made):
+            rss = points[min(index, len(points) - 1)].rss_bytes >> 10
+            cells.append([f"program{number}.py", 30_000 + number, 12345678, 4, rss, rss - 9])
+        samples.append(state, row | {"programs": cells})
+
+
+def compare(place: Path, rounds: int) -> list[bool]:
+    """Whole runs, one after the other in turns; the median of each."""
+    (place / "upkeep.toml").write_text('[host]\ntop = 15\n[paths]\nstate = "var"\n')
+    ours = [sys.executable, str(ROOT / "bin")]
+    options = ["--config", str(place / "upkeep.toml")]
+    found = shutil.which("ps_mem") or shutil.which("ps_mem", path=Path(sys.executable).parent)
+    commands = {
+        "report": [ours[0], f"{ours[1]}/memory_report.py", *options],
+        "sample": [ours[0], f"{ours[1]}/memory_sample.py", *options],
+        "ps_mem": [found] if found else [],
+        "smem": [smem] if (smem := shutil.which("smem")) else [],
+        "psutil full info": [sys.executable, "-c", LOOP],
+        "ps aux": ["ps", "aux", "--sort", "-rss"],
+    }
+    runs: dict[str, list[Cost]] = {name: [] for name, command in commands.items() if command}
+    for _ in range(rounds):
+        for name in runs:
+            runs[name].append(cost(commands[name]))
+    middle = {}
+    for name, costs in runs.items():
+        middle[name] = statistics.median(cpu for cpu, _ in costs)
+        peak = statistics.median(peak for _, peak in costs)
+        print(f"       {name}: {middle[name] * 1000:.0f} ms CPU, {peak:.1f} MiB")
+    results = []
+    for name in ("report", "sample"):
+        for peer, goal in (("ps_mem", 0.75), ("smem", 0.25), ("psutil full info", 0.7)):
+            if peer in middle:
+                results.append(told(f"{name} / {peer}", middle[name] / middle[peer], goal))
+        peak = statistics.median(peak for _, peak in runs[name])
+        results.append(told(f"{name}, peak", peak, 20, "MiB", gates=False))
+    results.append(told("a day of samples", middle["sample"] * 288, 20, "s CPU", gates=False))
+    return results
+
+
+def stall() -> None:
+    """How long a process of the largest size that is asked for its PSS stands still for that."""
+    code = f"keep = b'x' * {programs.PSS_MAX_RSS - (20 << 20)}; print('up', flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as big:  # type: ignore[call-overload]
+        big.stdout.readline()
+        times = []
+        for _ in range(5):
+            begin = time.perf_counter()
+            Path(f"/proc/{big.pid}/smaps_rollup").read_bytes()
+            times.append(time.perf_counter() - begin)
+        big.communicate(b"\n")
+    told("PSS of a process of 1 GiB", statistics.median(times) * 1000, 12, "ms", gates=False)
+
+
+def verdicts() -> None:
+    rng = random.Random(3)
+    points = traces.leaking(rng, "linear", 72, 6.0)
+    begin = time.perf_counter()
+    for _ in range(100):
+        leak.judge(points, 1e9, points[-1].time)
+    each = (time.perf_counter() - begin) * 10
+    told("one verdict on 72 h", each, 1, "ms", gates=False)
+
+
+def month(place: Path) -> list[bool]:
+    """A page of twenty programs over thirty days, from the history on the disk."""
+    write_history(place / "var", 30)
+    size = sum(path.stat().st_size for path in (place / "var/memory").glob("*.jsonl"))
+    results = [told("30 days of 20 programs", size / 1e6, 10, "MB")]
+    begin = time.process_time()
+    past, _ = samples.read(place / "var", 30 * 86400, time.time())
+    series = samples.series(past)
+    parsed = time.process_time()
+    made = page.render(["x"], {name: (points, 1e9) for name, points in series.items()}, 30)
+    told("the page itself", (time.process_time() - parsed) * 1000, 100, "ms CPU", gates=False)
+    print(f"       reading 30 days: {(parsed - begin) * 1000:.0f} ms CPU")
+    return [*results, told("the page", len(made) / 1000, 300, "KB")]
+
+
+def main() -> int:
+    count, rounds = (int(each) for each in [*sys.argv[1:], *("400", "7")[len(sys.argv) - 1 :]])
+    children = crowd(count)
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o700)
+        try:
+            write_history(Path(name) / "var", 3)
+            results = compare(Path(name), rounds)
+        finally:
+            for child in children:
+                child.kill()
+                child.wait()
+        shutil.rmtree(Path(name) / "var")
+        stall()
+        verdicts()
+        results += month(Path(name))
+    print(json.dumps({"missed": results.count(False)}))
+    return 0 if all(results) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
