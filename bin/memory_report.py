@@ -99,7 +99,8 @@ def add_what_runs(settings: Config, now: Reading, rows: dict[str, Row]) -> None:
         row |= {"rss_bytes": each.rss_bytes, "pss_bytes": each.pss_bytes, "fds": each.fds}
     for key, seconds in WINDOWS.items():
         uptime, boot_id = now.host["uptime_seconds"], now.host["boot_id"]
-        events = history.since(settings.state, seconds, now.time, uptime, boot_id)
+        here = {"time": now.time, "uptime": uptime, "boot_id": boot_id}
+        events = history.since(settings.state, seconds, here)
         for task in settings.tasks:
             rows[task][key] = history.count_restarts(events, task)
 

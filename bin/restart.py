@@ -12,6 +12,7 @@ Exit codes: 0 done, or not needed; 1 not started or not verified; 2 usage or con
 6 it cannot be stopped.
 """
 
+import dataclasses
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -20,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, config, control, family, history, limits, outcome, proc, units
+from upkeep import cli, config, control, history, limits, outcome, proc
 from upkeep.errors import Exit, OperatorError
 from upkeep.outcome import Result
 from upkeep.task import Task
@@ -31,43 +32,24 @@ EXAMPLES = """  restart.py trader                       # a fresh copy, now
   restart.py trader --when-quiet          # when the host is quiet, at the deadline at the latest"""
 
 
-def parser() -> ArgumentParser:
-    """The options of this script."""
-    made = cli.parser(__doc__, EXAMPLES)
-    cli.add_dry_run(made)
-    cli.add_json(made)
-    made.add_argument("names", nargs="*", metavar="NAME", help="tasks of upkeep.toml")
-    made.add_argument("--all", action="store_true", help="all tasks that are not down on purpose")
-    made.add_argument("--reason", default=control.BY_HAND, metavar="TEXT", help="for the history")
-    made.add_argument("--when-quiet", action="store_true", help="or later, by the watchdog")
-    made.add_argument("--deadline", type=cli.duration, metavar="D", help="of --when-quiet")
-    made.add_argument("--if-rss-above", type=cli.size, metavar="SIZE", help="of all its processes")
-    made.add_argument("--if-older-than", type=cli.duration, metavar="D", help="age of the process")
-    return made
-
-
-def condition(known: Task, pid: int, options: Namespace) -> str | None:
-    """Why the running copy is to be restarted; None when no --if-... holds."""
-    size, oldest = options.if_rss_above, options.if_older_than
-    if size is None and oldest is None:
-        return str(options.reason)
-    rss, stat = family.total_rss(known.family().members()), proc.read_stat(pid)
-    age = proc.age_seconds(stat) if stat else 0.0
-    if size is not None and rss > size:
-        return f"RSS {units.format_size(rss)} > {units.format_size(size)}"
-    if oldest is not None and age > oldest:
-        return f"age {units.format_duration(age)} > {units.format_duration(oldest)}"
-    return None
-
-
 def restart(known: Task, options: Namespace) -> Result:
     """Restart one task as the options want it. Raises OperatorError and OSError."""
     if options.all and (known.record.down or known.given_up):
         return Result(known.name, "not_needed", detail="stopped on purpose, or given up")
-    alive = known.running()
-    reason = condition(known, alive.pid, options) if alive else options.reason
+    alive, reason = known.running(), options.reason
+    stat = proc.read_stat(alive.pid) if alive else None
+    if stat and (options.if_rss_above is not None or options.if_older_than is not None):
+        wanted = dataclasses.replace(
+            known.settings,
+            max_rss=options.if_rss_above,
+            max_age=options.if_older_than,
+            max_rss_samples=1,
+            max_fds=None,
+            heartbeat=None,
+        )
+        reason = (limits.exceeded(known, wanted, stat, proc.scan()) or (None, None))[1]
     if reason is None:
-        return Result(known.name, "not_needed", old_pid=alive and alive.pid)
+        return Result(known.name, "not_needed", old_pid=stat and stat.pid)
     wait = known.settings.deadline if options.deadline is None else options.deadline
     busy = limits.not_quiet(known.settings, known.config.host) if options.when_quiet else None
     if options.dry_run:
@@ -79,6 +61,22 @@ def restart(known: Task, options: Namespace) -> Result:
         known.record.due = {**history.stamp(time.time()), "wait": wait, "reason": reason}
         known.save()
     return Result(known.name, "deferred", Exit.LATER, reason=f"{reason}; {busy}")
+
+
+def parser() -> ArgumentParser:
+    """The options of this script."""
+    made = cli.parser(__doc__, EXAMPLES)
+    cli.add_dry_run(made)
+    cli.add_json(made)
+    add = made.add_argument
+    add("names", nargs="*", metavar="NAME", help="tasks of upkeep.toml")
+    add("--all", action="store_true", help="all tasks that are not down on purpose")
+    add("--reason", default=control.BY_HAND, metavar="TEXT", help="for the history")
+    add("--when-quiet", action="store_true", help="or later, by the watchdog")
+    add("--deadline", type=cli.duration, metavar="D", help="of --when-quiet")
+    add("--if-rss-above", type=cli.size, metavar="SIZE", help="of all its processes")
+    add("--if-older-than", type=cli.duration, metavar="D", help="age of the process")
+    return made
 
 
 @cli.script

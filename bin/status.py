@@ -14,7 +14,7 @@ Exit codes: 0 all is as wanted; 1 something is dead, failing or unknown; 2 usage
 """
 
 import sys
-import time
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,36 +29,35 @@ EXAMPLES = """  status.py                # how are my programs?
   status.py --json | jq '.results[] | select(.state != "running")'"""
 
 COLOURS = {"running": 32, "stopped": 90, "dead": 31, "failing": 33, "given_up": 31, "unknown": 35}
+Row = dict[str, Any]
 HEADER = ("TASK", "STATE", "PID", "UPTIME", "MEMORY", "CPU", "24H", "ALL", "LAST")
 
 
 def state_of(known: Task, alive: bool) -> str:
     """The state in one word."""
+    record = known.record
     if alive:
-        return "failing" if known.record.unready else "running"
-    if known.record.down:
-        return "stopped"
-    if known.given_up:
-        return "given_up"
-    return "failing" if known.record.trouble else "dead"
+        return "failing" if record.unready else "running"
+    if record.down or known.given_up:
+        return "stopped" if record.down else "given_up"
+    return "failing" if record.trouble else "dead"
 
 
-def row(known: Task, table: dict[int, proc.Stat], events: list[history.Event]) -> dict[str, Any]:
+def row(known: Task, table: dict[int, proc.Stat], events: list[history.Event]) -> Row:
     """One task as it stands in the JSON document."""
-    starts = [each for each in events if each.get("task") == known.name and "new_pid" in each] or [
-        {}
-    ]
-    found = {
+    starts = [each for each in events if each.get("task") == known.name and "new_pid" in each]
+    last = starts[-1] if starts else {}
+    found: dict[str, Any] = {
         "task": known.name,
-        "restarts_24h": history.count_restarts(events, known.name),
+        "state": "unknown",
         "restarts": known.record.counts,
-        "last_restart": starts[-1].get("time"),
-        "last_reason": starts[-1].get("reason"),
     }
+    found["restarts_24h"] = history.count_restarts(events, known.name)
+    found |= {"last_restart": last.get("time"), "last_reason": last.get("reason")}
     try:
         alive = known.running()
     except OperatorError as error:
-        return {**found, "state": "unknown", "detail": str(error)}
+        return {**found, "detail": str(error)}
     found["state"] = state_of(known, alive is not None)
     stat = table.get(alive.pid) if alive else None
     if stat:
@@ -72,7 +71,7 @@ def row(known: Task, table: dict[int, proc.Stat], events: list[history.Event]) -
     return found
 
 
-def cells(found: dict[str, Any]) -> list[str]:
+def cells(found: Row) -> list[str]:
     """The cells of one line of the table."""
     figures = ["-"] * 4
     if "pid" in found:
@@ -85,23 +84,26 @@ def cells(found: dict[str, Any]) -> list[str]:
     return [found["task"], found["state"], *figures, *counts, last]
 
 
-@cli.script
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script; returns its exit status."""
+def parser() -> ArgumentParser:
+    """The options of this script."""
     made = cli.parser(__doc__, EXAMPLES)
     cli.add_json(made)
     made.add_argument("names", nargs="*", metavar="NAME", help="only these tasks")
-    options = made.parse_args(argv)
-    settings = config.load(options.config)
-    table, uptime = proc.scan(), proc.uptime()
-    events = history.since(settings.state, 86400.0, time.time(), uptime, proc.boot_id())
+    return made
+
+
+@cli.script
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; returns its exit status."""
+    options = parser().parse_args(argv)
+    settings, table = config.load(options.config), proc.scan()
+    events = history.since(settings.state, 86400.0)
     names = cli.chosen_tasks(settings, options.names) or list(settings.tasks)
-    found = [row(task.load(settings, name), table, events) for name in names]
-    if not options.names:  # and what left upkeep.toml, but runs on under no other name
-        left = [each for each in task.recorded_names(settings) if each not in settings.tasks]
-        more = [row(task.load(settings, name), table, events) for name in left]
-        shown = {None, *(each.get("pid") for each in found)}
-        found += [each for each in more if each.get("pid") not in shown]
+    # What left upkeep.toml is shown while it runs, unless another name has taken it over.
+    left = [] if options.names else [n for n in task.recorded_names(settings) if n not in names]
+    found = [row(task.load(settings, name), table, events) for name in (*names, *left)]
+    taken = {None, *(each.get("pid") for each in found[: len(names)])}
+    found[len(names) :] = [each for each in found[len(names) :] if each.get("pid") not in taken]
     if options.json:
         cli.print_json({"results": found})
     else:

@@ -31,7 +31,7 @@ def stop(known: Task, dry_run: bool) -> Result:
     """Stop one task. Raises OperatorError and OSError."""
     if not dry_run:
         return control.stop(known, control.BY_HAND)
-    plan = control.plan_of_stop(known, known.running(), control.BY_HAND)
+    plan = control.plan_of_stop(known, known.running())
     return Result(known.name, "planned", plan=plan)
 
 

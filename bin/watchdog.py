@@ -20,22 +20,10 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import (
-    cli,
-    config,
-    control,
-    death,
-    history,
-    limits,
-    outcome,
-    proc,
-    ready,
-    task,
-)
+from upkeep import cli, config, control, death, history, limits, outcome, proc, ready, task
 from upkeep.config import Config
 from upkeep.errors import Exit
 from upkeep.outcome import Result
@@ -46,84 +34,72 @@ EXAMPLES = """  watchdog.py               # what cron runs every minute
   watchdog.py --dry-run     # what would it do now?
   watchdog.py --linger 55   # react to a death within milliseconds until the next tick"""
 
-
-class Step(NamedTuple):
-    """What to do with a task, why, and as what a start counts."""
-
-    action: str  # "leave", "start", "restart" or "give up"
-    why: str = ""
-    category: str = ""
-
-
-def age(moment: history.Event) -> float:
-    """Seconds since a moment that `history.stamp` made."""
-    return history.age(moment, time.time(), proc.uptime(), proc.boot_id())
+GIVE_UP = "give up"
+TOLD = ("death", "limit", "heartbeat")  # a reboot or a restart that was asked for is not told
+Step = tuple[str, str]  # as what a start counts ("": leave it, GIVE_UP: no more starts), and why
 
 
 def deaths(known: Task) -> int:
     """Unplanned deaths and failed starts within crash_window; nothing resets them."""
-    window, boot, uptime = known.settings.crash_window, proc.boot_id(), proc.uptime()
-    events = history.since(known.config.state, window, time.time(), uptime, boot)
+    events = history.since(known.config.state, known.settings.crash_window)
     mine = (each for each in events if each.get("task") == known.name)
     return sum(each.get("event") == "death" or each.get("outcome") == "failed" for each in mine)
 
 
-def step_for_dead(known: Task, why: str, died_before: int) -> Step:
-    """What a task that does not run needs."""
+def step_for_dead(known: Task, why: str, died: int) -> Step:
+    """What a task that does not run needs, after `died` deaths in the window before this one."""
     record = known.record
     if record.down:
-        return Step("leave", "stopped on purpose")
+        return "", "stopped on purpose"
     if known.given_up:
-        cooled = age(record.trouble["given_up"]) >= known.settings.crash_cooldown
-        return Step("start", "tried again", "probe") if cooled else Step("leave", "given up")
-    if record.pid == 0 and not record.trouble:
-        return Step("start", "it was not started before", "first")
+        cooled = history.age(record.trouble["given_up"]) >= known.settings.crash_cooldown
+        return ("probe", "tried again") if cooled else ("", "given up")
     if record.pid and (record.boot_id != proc.boot_id() or "interrupted" in why):
-        return Step("start", why, "boot" if record.boot_id != proc.boot_id() else "restart")
+        return "boot" if record.boot_id != proc.boot_id() else "restart", why
+    if not record.pid and not record.trouble:
+        return "first", "it was not started before"
     why = f"died: {why}" if record.pid else "the last start failed"
-    died = died_before + bool(record.pid)
-    given_up = died >= known.settings.crash_limit or "tripped" in record.trouble
-    return Step("give up" if given_up else "start", why, "death")
+    too_often = died + bool(record.pid) >= known.settings.crash_limit
+    return GIVE_UP if too_often or "tripped" in record.trouble else "death", why
 
 
-def step_for_running(known: Task, stat: proc.Stat, table: dict[int, proc.Stat]) -> Step:
+def step_for_running(known: Task, stat: proc.Stat, table: limits.Table) -> Step:
     """What a task that runs needs."""
     record, due = known.record, known.record.due
     if stat.state in "Tt":
-        return Step("leave", "frozen by a signal or a debugger; only restart.py restarts it")
+        return "", "frozen by a signal or a debugger; only restart.py restarts it"
     if record.stopping:
-        return Step("restart", f"an interrupted restart is finished ({record.stopping})", "restart")
-    if due and age(due) >= due["wait"]:
-        return Step("restart", f"{due['reason']}; the deadline has come", "due")
+        return "restart", f"an interrupted restart is finished ({record.stopping})"
+    if due and history.age(due) >= due["wait"]:
+        return "due", f"{due['reason']}; the deadline has come"
     if due and not limits.not_quiet(known.settings, known.config.host):
-        return Step("restart", f"{due['reason']}; now the host is quiet", "due")
-    category, why = limits.exceeded(known, stat, table) or ("", "")
-    return Step("restart", why, category) if why else Step("leave")
+        return "due", f"{due['reason']}; now the host is quiet"
+    return limits.exceeded(known, known.settings, stat, table) or ("", "")
 
 
-def look_after(known: Task, table: dict[int, proc.Stat], dry_run: bool) -> Result:
+def look_after(known: Task, table: limits.Table, dry_run: bool) -> Result:
     """Decide what one task needs, and do it. Raises OperatorError and OSError."""
     before, alive = str(known.record), known.running()
     stat = proc.read_stat(alive.pid) if alive else None
     if stat:
-        step = step_for_running(known, stat, table)
+        category, why = step_for_running(known, stat, table)
     else:
-        step = step_for_dead(known, death.cause(known), deaths(known))
-    acts = step.action in ("start", "restart")
+        category, why = step_for_dead(known, death.cause(known), deaths(known))
+    starts = category not in ("", GIVE_UP)
     if dry_run:
-        plan = control.plan(known, alive, step.why) if acts else [f"{step.action} {step.why}"]
+        plan = control.plan(known, alive, why) if starts else [f"{category or 'leave'}: {why}"]
         return Result(known.name, "planned", plan=plan)
     tail = control.log_tail(known)
-    if acts:
-        result = control.restart(known, step.why, step.category)
-        if not result.code and step.category in ("death", "limit", "heartbeat"):
+    if category == GIVE_UP:
+        return give_up(known, why, tail)
+    if starts:
+        result = control.restart(known, why, category)
+        if category in TOLD and not result.code:
             outage = format_duration(result.facts.get("downtime_seconds", 0.0))
             result.facts["detail"] = f"outage {outage}{tail}"
             result.tell()
         return result
-    if step.action == "give up":
-        return give_up(known, step.why, tail)
-    result = rest(known, stat, step)
+    result = rest(known, stat, why)
     if str(known.record) != before or known.renamed_from:
         known.save()
     return result
@@ -145,15 +121,15 @@ def give_up(known: Task, why: str, tail: str) -> Result:
     return result
 
 
-def rest(known: Task, stat: proc.Stat | None, step: Step) -> Result:
+def rest(known: Task, stat: proc.Stat | None, why: str) -> Result:
     """Leave a task as it is; the end of an outage is told."""
     record, settings = known.record, known.settings
     if stat is None:
         code = Exit.DONE if record.down else Exit.GIVEN_UP
-        return Result(known.name, "stopped" if record.down else "given_up", code, detail=step.why)
+        return Result(known.name, "stopped" if record.down else "given_up", code, detail=why)
     if record.unready:
         record.unready = (settings.ready and ready.unmet(known, settings.ready)) or ""
-    wrong, record.down = record.unready or step.why, False
+    wrong, record.down = record.unready or why, False
     code = Exit.PROBLEM if wrong else Exit.DONE
     result = Result(known.name, "running", code, old_pid=stat.pid, detail=wrong or None)
     lasted = {"lasted", "tripped"} & record.trouble.keys()
@@ -169,11 +145,12 @@ def tick(settings: Config, names: Sequence[str], dry_run: bool) -> list[Result]:
     """Look after each task; one that fails does not stop the others."""
     limited = any(settings.tasks[name].max_rss or settings.tasks[name].max_fds for name in names)
     table = proc.scan() if limited else {}
-
-    def care(known: Task) -> Result:
-        return look_after(known, table, dry_run)
-
-    results = [outcome.attempt(settings, name, 0.0, dry_run, care) for name in names]
+    results = [
+        outcome.attempt(
+            settings, name, 0.0, dry_run, lambda known: look_after(known, table, dry_run)
+        )
+        for name in names
+    ]
     outcome.deliver(settings, results)
     return [each for each in results if each.outcome != "busy"]
 
@@ -185,16 +162,15 @@ def linger(settings: Config, names: Sequence[str], seconds: float) -> None:
     while (now := time.monotonic()) < end:
         with contextlib.ExitStack() as opened:
             watched = {}
-            for name in names:
-                known = task.load(settings, name)
-                fd = proc.open_process(known.record.identity) if known.record.pid else None
+            for known in (task.load(settings, name) for name in names):
+                fd = proc.open_process(known.record.identity)
                 if fd is not None:
                     opened.callback(os.close, fd)
                     watched[fd] = known
-            ended = proc.wait_for_any_exit(watched, min(end, *due.values(), end) - now)
-            for known in (watched[fd] for fd in ended):
-                pause = 2.0 ** (deaths(known) - 1) if deaths(known) else 0.0
-                due[known.name] = time.monotonic() + min(60.0, pause)
+            for fd in proc.wait_for_any_exit(watched, min(end, *due.values(), end) - now):
+                died = deaths(watched[fd])
+                pause = min(60.0, 2.0 ** (died - 1)) if died else 0.0
+                due[watched[fd].name] = time.monotonic() + pause
         ripe = [name for name, when in due.items() if when <= time.monotonic()]
         tick(settings, ripe, dry_run=False)
         due = {name: when for name, when in due.items() if name not in ripe}
@@ -215,8 +191,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     options = parser().parse_args(argv)
     settings = config.load(options.config)
-    chosen = cli.chosen_tasks(settings, options.names) or list(settings.tasks)
-    names = control.in_order(settings, chosen)
+    names = cli.chosen_tasks(settings, options.names) or list(settings.tasks)
+    names = control.in_order(settings, names)
     status = outcome.show(settings, tick(settings, names, options.dry_run), options)
     if options.linger and not options.dry_run:
         linger(settings, names, options.linger)

@@ -36,11 +36,11 @@ def test_a_window_does_not_move_with_the_wall_clock(tmp_path: Path) -> None:
         {"time": 9_999.0, "boot_id": boot, "uptime": up - 10, "task": "this boot"},
     ]
     (tmp_path / history.FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = history.since(tmp_path, 1_500, now=10_000.0, uptime=up, boot_id=boot)
+    found = history.since(tmp_path, 1_500, {"time": 10_000.0, "uptime": up, "boot_id": boot})
     assert [event["task"] for event in found] == [
         "other boot, recent",
         "this boot, clock was wrong",
         "this boot",
     ]
-    found = history.since(tmp_path, 60, now=10_000.0, uptime=up, boot_id=boot)
+    found = history.since(tmp_path, 60, {"time": 10_000.0, "uptime": up, "boot_id": boot})
     assert [event["task"] for event in found] == ["this boot"]

@@ -29,18 +29,16 @@ def plan(task: Task, old: proc.Identity | None, reason: str) -> list[str]:
     with launch.prepared(task.config, task.settings, ""):
         stale = [f"remove {path}" for path in state_files(task, dry_run=True)]
         start = f"start: {shlex.join(task.settings.command)} ({reason})"
-        return [*plan_of_stop(task, old, reason), *stale, start]
+        return [*plan_of_stop(task, old), *stale, start]
 
 
-def plan_of_stop(task: Task, old: proc.Identity | None, reason: str) -> list[str]:
+def plan_of_stop(task: Task, old: proc.Identity | None) -> list[str]:
     """What `stop` would do."""
-    if old is None:
-        return [f"nothing to stop ({reason})"]
     name = signal.Signals(task.settings.stop_signal).name.removeprefix("SIG")
     grace = units.format_duration(task.settings.stop_timeout)
-    others = [str(each.pid) for each in task.family().members() if each.pid != old.pid]
-    rest = [f"then TERM and KILL to its family: {' '.join(others)}"] if others else []
-    return [f"send {name} to pid {old.pid}, KILL after {grace} ({reason})", *rest]
+    pids = [each.pid for each in task.family().members()] if old else []
+    first = f"send {name} to pid {old.pid}, KILL after {grace}" if old else "nothing to stop"
+    return [first, *(f"send TERM, KILL to pid {pid} if it is left" for pid in pids[1:])]
 
 
 def restart(task: Task, reason: str, category: str) -> Result:
@@ -186,7 +184,7 @@ def _conclude(task: Task, result: Result, why: str | None) -> None:
 def log_tail(task: Task) -> str:
     """The last lines of its log, to stand behind a cause; "" without any."""
     lines = files.tail(task.settings.log, 10, start=task.record.log_start)
-    return "".join(f"\n{line}" for line in ["; its last lines:", *lines]) if lines else ""
+    return "\n".join(["; its last lines:", *lines]) if lines else ""
 
 
 def remember(task: Task, result: Result) -> None:

@@ -31,15 +31,13 @@ def describe(status: int) -> str:
 
 
 def _who_killed(pid: int, kills_before: int) -> str:
-    kills = oom_kills() - kills_before
+    kills, lines = oom_kills() - kills_before, kernel_log()
     if kills <= 0:
         return "no OOM kill by the kernel is known"
-    lines = kernel_log()
     if any(re.search(rf"[Kk]illed process {pid} ", line) for _when, line in lines or ()):
         return "the kernel killed it because memory ran out (OOM)"
-    return f"the kernel counts {kills} OOM kills since its start, " + (
-        "of others" if lines is not None else "likely of this"
-    )
+    whom = "of it, likely" if lines is None else "of others"
+    return f"the kernel counts {kills} OOM kills since its start, {whom}"
 
 
 def kernel_log() -> list[tuple[float, str]] | None:

@@ -51,18 +51,16 @@ class Family:
         alive = main is not None and main.start_ticks == self.main.start_ticks
         tree = {self.main.pid, *proc.descendants(table, self.main.pid)} if alive else set()
 
+        def tagged(stat: proc.Stat) -> bool:
+            return bool(self.tag) and proc.has_variable(stat.pid, "UPKEEP_TASK", self.tag)
+
         def is_ours(stat: proc.Stat) -> bool:
             if stat.dead or stat.start_ticks < self.main.start_ticks:
                 return False
-            if stat.pid in tree:
-                return True
-            if self.session and stat.session == self.session:
-                # Without its leader, the number of the session could be somebody else's by now.
-                return alive or proc.executable(stat.pid) == (self.exe or None) or tagged(stat)
-            return sweep and tagged(stat)
-
-        def tagged(stat: proc.Stat) -> bool:
-            return bool(self.tag) and proc.has_variable(stat.pid, "UPKEEP_TASK", self.tag)
+            if stat.pid in tree or not self.session or stat.session != self.session:
+                return stat.pid in tree or (sweep and tagged(stat))
+            # Without its leader, the number of the session could be somebody else's by now.
+            return alive or proc.executable(stat.pid) == (self.exe or None) or tagged(stat)
 
         found = filter(is_ours, table.values())
         return sorted(found, key=lambda stat: (stat.pid != self.main.pid, stat.start_ticks))

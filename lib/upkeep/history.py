@@ -6,6 +6,7 @@ stepped does not move it in or out of a window.
 
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,13 @@ def stamp(now: float) -> Event:
     return {"time": round(now, 3), "boot_id": proc.boot_id(), "uptime": round(proc.uptime(), 3)}
 
 
-def age(moment: Event, now: float, uptime: float, boot_id: str) -> float:
-    """Seconds since a stamped `moment`: by the time since boot, in another boot by the clock."""
-    same_boot = moment.get("boot_id") == boot_id and isinstance(moment.get("uptime"), float)
-    return float(uptime - moment["uptime"] if same_boot else now - moment["time"])
+def age(moment: Event, here: Event | None = None) -> float:
+    """Seconds from a stamped `moment` to `here`, or to now: by the time since boot where it is
+    the same boot, else by the clock."""
+    here = here or stamp(time.time())
+    same_boot = moment.get("boot_id") == here["boot_id"] and isinstance(moment.get("uptime"), float)
+    key = "uptime" if same_boot else "time"
+    return float(here[key] - moment[key])
 
 
 def newest_first(state: Path) -> Iterator[Event]:
@@ -68,14 +72,11 @@ def _parsed(lines: Iterator[bytes]) -> Iterator[Event]:
             yield event
 
 
-def since(state: Path, seconds: float, now: float, uptime: float, boot_id: str) -> list[Event]:
-    """Events of the last `seconds`, oldest first.
-
-    An event of this boot is dated by the time since boot, an older one by the wall clock.
-    """
-    found = []
+def since(state: Path, seconds: float, here: Event | None = None) -> list[Event]:
+    """Events of the last `seconds` before `here` (a stamp; now), oldest first."""
+    here, found = here or stamp(time.time()), []
     for event in newest_first(state):
-        if age(event, now, uptime, boot_id) > seconds:
+        if age(event, here) > seconds:
             break
         found.append(event)
     return found[::-1]

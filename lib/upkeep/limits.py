@@ -4,51 +4,49 @@ import contextlib
 import os
 import time
 
-from upkeep import family, proc, units
+from upkeep import family, history, proc, units
 from upkeep.settings import HostSettings, TaskSettings
 from upkeep.task import Task
 
 _CLOCK_STEP_SECONDS = 30.0
+_span = units.format_duration
+Table = dict[int, proc.Stat]
 
 
-def exceeded(task: Task, stat: proc.Stat, table: dict[int, proc.Stat]) -> tuple[str, str] | None:
-    """("limit" or "heartbeat", which one and by how much), or None.
+def exceeded(
+    task: Task, settings: TaskSettings, stat: proc.Stat, table: Table
+) -> tuple[str, str] | None:
+    """("limit" or "heartbeat", which of `settings` and by how much), or None.
 
     Samples in a row are counted in the task's record, in memory. After a step of the clock every
     heartbeat looks silent: a second look gives a working program the time to touch its file.
     """
-    settings, known = task.settings, task.record
-    age = proc.age_seconds(stat)
-    if settings.max_age is not None and age > settings.max_age:
-        return "limit", f"age {_span(age)} > {_span(settings.max_age)}"
+    counts, began = task.record.over, task.record.started or history.stamp(time.time())
+    step = (time.time() - proc.uptime()) - (began["time"] - began["uptime"])
     limited = settings.max_rss is not None or settings.max_fds is not None
     members = task.family().members(table, sweep=False) if limited else []
-    began = known.started or {"time": 0.0, "uptime": 0.0}
-    step = (time.time() - proc.uptime()) - (began["time"] - began["uptime"])
-    stepped = known.started and abs(step) > _CLOCK_STEP_SECONDS
-    for name, reading, needed in (
-        ("memory", _memory(task, members), settings.max_rss_samples),
-        ("fds", _descriptors(task, members), settings.max_rss_samples),
-        ("heartbeat", _heartbeat(settings, age), 2 if stepped else 1),
+    samples, age, oldest = settings.max_rss_samples, proc.age_seconds(stat), settings.max_age
+    old = oldest is not None and age > oldest
+    for kind, name, reading, needed in (
+        ("limit", "age", f"age {_span(age)} > {_span(oldest or 0)}" if old else None, 1),
+        ("limit", "rss", _memory(members, settings.max_rss), samples),
+        ("limit", "fds", _descriptors(members, settings.max_fds), samples),
+        ("heartbeat", "heartbeat", _silence(settings, age), 1 + (abs(step) > _CLOCK_STEP_SECONDS)),
     ):
-        known.over[name] = known.over.get(name, 0) + 1 if reading else 0
-        if reading and known.over[name] >= needed:
-            kind = "heartbeat" if name == "heartbeat" else "limit"
+        counts[name] = counts.get(name, 0) + 1 if reading else 0
+        if reading and counts[name] >= needed:
             return kind, f"{reading} for {needed} samples" if needed > 1 else reading
     return None
 
 
-def _span(seconds: float) -> str:
-    return units.format_duration(seconds)
-
-
-def _memory(task: Task, members: list[proc.Stat]) -> str | None:
-    """Memory over max_rss: when the sum of the RSS is, the PSS (shared pages once) decides."""
-    limit, size, kind = task.settings.max_rss, family.total_rss(members), "RSS"
-    if limit is not None and size > limit and len(members) > 1:
+def _memory(members: list[proc.Stat], most: int | None) -> str | None:
+    """When the sum of the RSS is over, the PSS (which counts shared pages once) decides."""
+    size, kind = family.total_rss(members), "RSS"
+    if most is not None and size > most and len(members) > 1:
         size, kind = sum(map(_pss, members)), f"PSS of {len(members)} processes"
-    over = limit is not None and size > limit
-    return f"{kind} {units.format_size(size)} > {units.format_size(limit or 0)}" if over else None
+    if most is None or size <= most:
+        return None
+    return f"{kind} {units.format_size(size)} > {units.format_size(most)}"
 
 
 def _pss(stat: proc.Stat) -> int:
@@ -58,23 +56,18 @@ def _pss(stat: proc.Stat) -> int:
     return stat.rss_bytes
 
 
-def _descriptors(task: Task, members: list[proc.Stat]) -> str | None:
-    limit = task.settings.max_fds
-    if limit is None:
-        return None
-    most = max((proc.count_fds(stat.pid) or 0 for stat in members), default=0)
-    return f"{most} open descriptors > {limit}" if most > limit else None
+def _descriptors(members: list[proc.Stat], most: int | None) -> str | None:
+    largest = max((proc.count_fds(stat.pid) or 0 for stat in members if most), default=0)
+    return f"{largest} open descriptors > {most}" if most and largest > most else None
 
 
-def _heartbeat(task: TaskSettings, age: float) -> str | None:
+def _silence(task: TaskSettings, age: float) -> str | None:
     """A heartbeat that is late, or far in the future; it is counted from the start on."""
-    if task.heartbeat is None:
-        return None
     with contextlib.suppress(OSError):
-        age = min(age, abs(time.time() - task.heartbeat.stat().st_mtime))
-    late = age > task.heartbeat_max_age
-    shown = f"heartbeat silent for {_span(age)} > {_span(task.heartbeat_max_age)}"
-    return shown if late else None
+        if task.heartbeat:
+            age = min(age, abs(time.time() - task.heartbeat.stat().st_mtime))
+    late = task.heartbeat and age > task.heartbeat_max_age
+    return f"heartbeat silent for {_span(age)} > {_span(task.heartbeat_max_age)}" if late else None
 
 
 def not_quiet(task: TaskSettings, host: HostSettings) -> str | None:

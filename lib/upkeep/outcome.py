@@ -1,7 +1,7 @@
 """What happened to one task, and how that is told: rows, lines, exit statuses, messages."""
 
-import argparse
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -67,10 +67,7 @@ def attempt(
 
 
 def by_hand(
-    config: Config,
-    names: Sequence[str],
-    options: argparse.Namespace,
-    action: Callable[[Task], Result],
+    config: Config, names: Sequence[str], options: Namespace, action: Callable[[Task], Result]
 ) -> int:
     """Do `action` with each task, tell what went wrong or is well again; the exit status."""
     results = [attempt(config, name, _LOCK_WAIT_SECONDS, options.dry_run, action) for name in names]
@@ -92,7 +89,7 @@ def deliver(config: Config, results: Sequence[Result]) -> None:
                     getattr(alerts, each.note[0])(f"task:{each.task}", *each.note[1:])
 
 
-def show(config: Config, results: Sequence[Result], options: argparse.Namespace) -> int:
+def show(config: Config, results: Sequence[Result], options: Namespace) -> int:
     """Print and log the results; the largest exit status."""
     if options.json:
         cli.print_json({"results": [each.row() for each in results]})

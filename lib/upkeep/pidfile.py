@@ -38,23 +38,21 @@ def _judged(
     task: TaskSettings, pid: int | None, info: os.stat_result, user: int | None
 ) -> proc.Identity | None:
     fresh = info.st_mtime >= time.time() - proc.uptime()
-    found = proc.read_stat(pid) if pid else None
-    if pid and proc.is_hidden(pid):
-        _refuse(task.pid_file, f"/proc does not show its pid {pid} to this user")
     if pid is None and fresh:
         _refuse(task.pid_file, "not exactly one process number")
+    if pid and proc.is_hidden(pid):
+        _refuse(task.pid_file, f"/proc does not show its pid {pid} to this user")
+    found = proc.read_stat(pid) if pid else None
     if found is None or found.dead:
         return None
     before = fresh and time.time() - proc.age_seconds(found) <= info.st_mtime + 1
     expected = user if user is not None else info.st_uid or None
     same_user = expected is None or proc.owner(found.pid) == expected
     ours = same_user and looks_like(found.pid, task.command)
-    if before and ours:
-        return proc.Identity(proc.boot_id(), found.pid, found.start_ticks)
-    if before or ours:  # without both, the number was given to another process since
+    if before != ours:  # with neither, the number was given to another process since
         why = "started after it was written" if ours else f"({found.name}) is another program"
         _refuse(task.pid_file, f"its pid {found.pid} {why}")
-    return None
+    return proc.Identity(proc.boot_id(), found.pid, found.start_ticks) if ours else None
 
 
 def looks_like(pid: int, command: tuple[str, ...]) -> bool:

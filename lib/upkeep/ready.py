@@ -1,7 +1,7 @@
 """Whether a freshly started program does its work: a port, a log line, a file or a command.
 
-A port counts only when the program's own processes listen on it (the socket's inode in
-/proc/net/tcp is among their descriptors, proc(5)), never when an old copy or a stranger does.
+A port counts only when the program's own processes listen on it, never when an old copy or a
+stranger does.
 """
 
 import contextlib
@@ -9,16 +9,14 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
 
-from upkeep import files, proc, units
+from upkeep import files, units
 from upkeep.launch import Waiting
 from upkeep.settings import Ready
 from upkeep.task import Task
 
 _POLL_SECONDS = 0.05
 _DAEMON_SECONDS = 1.0  # from the end of a daemon's first process to the PID file of its second
-_LISTEN = "0A"
 _MOST_LOG = 1 << 20
 
 
@@ -48,10 +46,9 @@ def _goes_on(task: Task) -> bool:
 
 def unmet(task: Task, ready: Ready) -> str | None:
     """What is still missing; None when the program is ready."""
-    if ready.tcp:
-        inodes = {f"socket:[{inode}]" for inode in _listening(*ready.tcp)}
-        if not any(inodes & _links(stat.pid) for stat in task.family().members()):
-            return f"none of its processes listens on {ready.tcp[0]}:{ready.tcp[1]}"
+    members = task.family().members() if ready.tcp else []
+    if ready.tcp and not any(_listens(stat.pid, *ready.tcp) for stat in members):
+        return f"none of its processes listens on {ready.tcp[0]}:{ready.tcp[1]}"
     if ready.log:
         lines = files.tail(task.settings.log, 10_000, _MOST_LOG, task.record.log_start)
         if not any(re.search(ready.log, line) for line in lines):
@@ -65,30 +62,15 @@ def unmet(task: Task, ready: Ready) -> str | None:
     return _command_fails(ready.command, ready.timeout) if ready.command else None
 
 
-def _listening(host: str, port: int) -> Iterator[str]:
-    """The inodes of the sockets that listen on `port` at `host` or at all addresses."""
-    import socket
-    import sys
+def _listens(pid: int, host: str, port: int) -> bool:
+    import psutil
 
-    packed = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
-    words = [packed[i : i + 4] for i in range(0, len(packed), 4)]  # each in the machine's order
-    wanted = "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)
-    for table in ("tcp", "tcp6"):
-        for line in proc.read_file(f"/proc/net/{table}").decode("ascii").splitlines()[1:]:
-            fields = line.split()
-            address, _, number = fields[1].rpartition(":")
-            at_host = not int(address, 16) or address.endswith(wanted)
-            if fields[3] == _LISTEN and int(number, 16) == port and at_host:
-                yield fields[9]
-
-
-def _links(pid: int) -> set[str]:
-    found = set()
-    with contextlib.suppress(OSError):
-        for fd in os.scandir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError):
-                found.add(os.readlink(fd.path))
-    return found
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        sockets = getattr(process, "net_connections", None) or process.connections
+        places = [each.laddr for each in sockets("tcp") if each.status == psutil.CONN_LISTEN]
+        return any(ip in (host, "0.0.0.0", "::") and at == port for ip, at in places)
+    return False
 
 
 def _command_fails(command: tuple[str, ...], seconds: float) -> str | None:
@@ -105,6 +87,5 @@ def _command_fails(command: tuple[str, ...], seconds: float) -> str | None:
         return f"{command[0]} cannot be run: {error.strerror}"
     except subprocess.TimeoutExpired:
         os.killpg(check.pid, signal.SIGKILL)  # not reaped yet: the group is surely our own
-        check.wait()
-        return f"{command[0]} gave no answer"
+        status = check.wait()
     return f"{command[0]} said {status}" if status else None

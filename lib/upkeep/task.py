@@ -6,7 +6,6 @@ it serves other programs, and serves us where there is no record.
 
 import contextlib
 import dataclasses
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,14 +140,12 @@ class Task:
     def _put_on_record(self, found: proc.Identity) -> None:
         known, stat = self.record, proc.read_stat(found.pid)
         tag = proc.environment(found.pid).get("UPKEEP_TASK", "")
-        tagged = tag.startswith(f"{self.name}:")
-        after_ours = known.boot_id == found.boot_id and found.start_ticks >= known.start_ticks > 0
-        leads = stat is not None and stat.session == stat.pid
-        known.session = found.pid if leads and (tagged or after_ours) else 0
-        known.tag = tag if tagged else known.tag
+        ours = tag.startswith(f"{self.name}:")
+        known.tag = tag if ours else known.tag
+        ours |= known.boot_id == found.boot_id and found.start_ticks >= known.start_ticks > 0
+        known.session = found.pid if ours and stat and stat.session == stat.pid else 0
         known.boot_id, known.pid, known.start_ticks = found
-        known.exe = proc.executable(found.pid)
-        known.command = list(self.settings.command)
+        known.exe, known.command = proc.executable(found.pid), list(self.settings.command)
 
 
 def load(config: Config, name: str) -> Task:
@@ -158,7 +155,12 @@ def load(config: Config, name: str) -> Task:
     under a name that upkeep.toml no longer has, with this very command, is this task renamed.
     """
     record = _read(config, name)
-    settings = config.tasks.get(name) or _removed(config, name, record or Record())
+    settings = config.tasks.get(name) or TaskSettings(  # it was taken out while it ran
+        name=name,
+        command=command_words((record and record.command) or ["unknown"]),
+        log=config.state / "log" / f"{name}.log",
+        pid_file=config.state / "run" / f"{name}.pid",
+    )
     if record:
         return Task(config, settings, record)
     for other in recorded_names(config):
@@ -177,19 +179,6 @@ def _read(config: Config, name: str) -> Record | None:
     return Record(**fitting) if stored else None
 
 
-def _removed(config: Config, name: str, record: Record) -> TaskSettings:
-    """Stands for the table of a task that was taken out of upkeep.toml while it ran."""
-    return TaskSettings(
-        name=name,
-        command=command_words(record.command or ["unknown"]),
-        log=config.state / "log" / f"{name}.log",
-        pid_file=config.state / "run" / f"{name}.pid",
-    )
-
-
 def recorded_names(config: Config) -> list[str]:
     """Tasks that have a record, whether they are still configured or not."""
-    with contextlib.suppress(OSError):
-        names = os.listdir(config.state / "tasks")
-        return sorted(name[:-5] for name in names if name.endswith(".json") and name[0] != ".")
-    return []
+    return sorted(path.stem for path in (config.state / "tasks").glob("[!.]*.json"))
