@@ -14,6 +14,7 @@ holds the task; 6 it cannot be stopped.
 """
 
 import sys
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,14 +36,19 @@ def stop(known: Task, dry_run: bool) -> Result:
     return Result(known.name, "planned", plan=plan)
 
 
+def parser() -> ArgumentParser:
+    """The options of this script."""
+    made = cli.parser(__doc__, EXAMPLES)
+    cli.add_dry_run(made)
+    cli.add_json(made)
+    made.add_argument("names", nargs="+", metavar="NAME", help="tasks of upkeep.toml")
+    return made
+
+
 @cli.script
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
-    parser = cli.parser(__doc__, EXAMPLES)
-    cli.add_dry_run(parser)
-    cli.add_json(parser)
-    parser.add_argument("names", nargs="+", metavar="NAME", help="tasks of upkeep.toml")
-    options = parser.parse_args(argv)
+    options = parser().parse_args(argv)
     settings = config.load(options.config)
     recorded = task.recorded_names(settings)
     cli.chosen_tasks(settings, [name for name in options.names if name not in recorded])
