@@ -33,7 +33,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 from upkeep import CHECKOUT, cli, config, files, tree, units
 from upkeep.alerts import Alerts
 from upkeep.errors import Exit, OperatorError
-from upkeep.openfiles import LeftAloneError
 from upkeep.settings import CleanupSettings, keys
 from upkeep.sweep import AGE_BUCKETS, DAY, Report, Sweep
 from upkeep.text import printable
@@ -45,9 +44,9 @@ EXAMPLES = """\
 """
 COMMAND_LINE = "command-line"
 MOST_SHOWN = 20  # files that were skipped or failed, in the text report
-SWITCHES = ("allow_all", "remove_empty_dirs")
+NO_OPTIONS = ("paths", "allow_all", "remove_empty_dirs")
 BRAKE_FILES, BRAKE_TIMES, BRAKE_DAYS = 100, 10, 30
-RULE_KEYS = {n: key for n, key in keys(CleanupSettings).items() if n not in SWITCHES}
+RULE_KEYS = {n: key for n, key in keys(CleanupSettings).items() if n not in NO_OPTIONS}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,13 +55,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("paths", nargs="*", metavar="DIR", help="directory to clean")
     made.add_argument("--rule", action="append", metavar="NAME", help="only this rule")
     for name, key in RULE_KEYS.items():
-        if name != "paths":
-            made.add_argument(
-                "--" + name.replace("_", "-"),
-                action="append" if name in ("match", "exclude") else "store",
-                type=int if name == "keep_newest" else str,
-                help=key.help.replace("%", "%%"),
-            )
+        made.add_argument(
+            "--" + name.replace("_", "-"),
+            action="append" if name in ("match", "exclude") else "store",
+            type=int if name == "keep_newest" else str,
+            help=key.help.replace("%", "%%"),
+        )
     cli.add_dry_run(made)
     cli.add_json(made)
     made.add_argument("--force", action="store_true", help="override the brake")
@@ -72,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
 
 def chosen_rules(args: argparse.Namespace, settings: config.Config) -> list[CleanupSettings]:
     """The rule that the options describe, or those of upkeep.toml. Raises OperatorError."""
-    given = {name: getattr(args, name) for name in RULE_KEYS if getattr(args, name)}
+    given = {name: getattr(args, name) for name in ("paths", *RULE_KEYS) if getattr(args, name)}
     unknown = set(args.rule or ()) - set(settings.cleanups)
     if given and args.rule:
         raise OperatorError("give either --rule or the options of one rule", Exit.USAGE)
@@ -101,28 +99,21 @@ class Stop:
         return bool(self.status)
 
 
-def sweep(work: Sweep, args: argparse.Namespace, memory: dict[str, Any], last: int) -> Report:
-    """Clean up by one rule, or only show how. `last`: how many files its last run deleted."""
+def sweep(work: Sweep, args: argparse.Namespace, memory: dict[str, Any]) -> Report:
+    """Clean up by one rule, or only show how. `memory`: what the last run left for the brake."""
     work.prepare()
     report = Report(work.rule.name)
     if not args.dry_run and not args.force:
         taken = sum(1 for _ in replace(work).plan(report))
-        report.refused = brake(report, taken, work.now, memory.get("time"), last)
+        report.refused = brake(work, report, taken, memory)
         if report.refused:
             return report
         report = Report(work.rule.name)
-    for item in work.plan(report):
-        try:
-            done = work.carry_out(item, report)
-            if done and args.dry_run and not args.json:
-                print(f"{item.action} {printable(item.found.path)} ({done})")
-        except LeftAloneError as error:
-            report.trouble(item.found.path, str(error), False)
-        except OSError as error:
-            report.trouble(item.found.path, str(error.strerror), True)
+    for line in work.run(report):
+        if args.dry_run and not args.json:
+            print(line)
     if args.dry_run and not args.force:
-        taken = report.counts[work.rule.action]
-        report.refused = brake(report, taken, work.now, memory.get("time"), last)
+        report.refused = brake(work, report, report.counts[work.rule.action], memory)
     if work.rule.remove_empty_dirs:
         remove_empty(work.roots, report.folders)
     missing = work.needed_bytes - report.counts["freed_bytes"]
@@ -131,16 +122,22 @@ def sweep(work: Sweep, args: argparse.Namespace, memory: dict[str, Any], last: i
     return report
 
 
-def brake(report: Report, taken: int, now: float, last_run: float | None, last: int) -> str:
-    """Why `taken` of the matched files are not touched, else ""; `last`: the last run's number."""
-    most, matched = BRAKE_FILES + BRAKE_TIMES * last, report.counts["matched"]
+def identity(rule: CleanupSettings) -> str:
+    """What a rule is remembered by."""
+    return " ".join((rule.name, *rule.paths))
+
+
+def brake(work: Sweep, report: Report, taken: int, memory: dict[str, Any]) -> str:
+    """Why `taken` of the matched files are not touched, else ""."""
+    now, last_run, matched = work.now, memory.get("time"), report.counts["matched"]
+    most = BRAKE_FILES + BRAKE_TIMES * memory.get("deleted", {}).get(identity(work.rule), 0)
     days = (now - max(last_run or now, report.newest)) / DAY
     why = ""
     if last_run is not None and now < last_run:
         why = f"the clock ({units.local_time(now)}) is before the last run"
     elif days > BRAKE_DAYS:
         why = f"the clock ({units.local_time(now)}) is {days:.0f} d past the last run and all files"
-    elif taken > most and taken * 2 > matched:
+    elif work.rule.action in ("delete", "truncate") and taken > most and taken * 2 > matched:
         why = f"it would take {taken} of {matched} files, more than half and more than {most}"
     return why and f"{why}; nothing was done; --force overrides"
 
@@ -176,31 +173,27 @@ def row(report: Report) -> dict[str, object]:
     }
 
 
-def problems(report: Report) -> list[str]:
-    """What makes the run a failure, for people, cut to a readable length."""
-    failed = [f"cannot handle {printable(path)}: {why}" for path, why in report.errors]
-    return [text for text in (report.refused, report.unreached, *failed[:MOST_SHOWN]) if text]
-
-
-def lines(report: Report, histogram: bool) -> Iterator[str]:
+def lines(report: Report) -> Iterator[str]:
     """A report for people."""
     steps = sum(report.counts[action] for action in ("delete", "compress", "truncate", "prune"))
     freed = units.format_size(report.counts["freed_bytes"])
     counts = f"{steps} of {report.counts['matched']} files, {freed}"
     yield f"{report.rule}: {report.outcome}: {counts}, {len(report.skipped)} skipped"
-    yield from (f"  {problem}" for problem in problems(report))
     for path, reason in report.skipped[:MOST_SHOWN]:
         yield f"  skipped {printable(path)}: {reason}"
-    for days in AGE_BUCKETS if histogram else ():
+    for days in AGE_BUCKETS:
         size = units.format_size(report.age_bytes[days])
         yield f"  older than {days:3} d: {report.ages[days]} files, {size}"
 
 
-def tell(report: Report, settings: config.Config, alerts: Alerts) -> None:
-    """Log and alert what a real run did; what went wrong goes to stderr too."""
-    cli.log(settings, next(lines(report, False)))
-    for problem in problems(report):
+def tell(report: Report, settings: config.Config, alerts: Alerts | None) -> None:
+    """What went wrong goes to stderr; a real run is logged, and may open or close an alert."""
+    failed = [f"cannot handle {printable(path)}: {why}" for path, why in report.errors]
+    for problem in filter(None, (report.refused, report.unreached, *failed[:MOST_SHOWN])):
         cli.warn(f"{report.rule}: {problem}")
+    if not alerts:
+        return
+    cli.log(settings, next(lines(report)))
     key = f"cleanup:{report.rule}"
     if report.refused:
         alerts.problem(key, f"cleanup {report.rule} refused", report.refused, "critical")
@@ -216,14 +209,16 @@ def run_rules(
     """Run all rules against one clock; a real run leaves what the next one's brake must know."""
     now, path = time.time(), settings.state / "cleanup.json"
     memory = files.read_state(path)
-    deleted: dict[str, int] = memory.get("deleted", {})
     for rule in rules:
-        identity = " ".join((rule.name, *rule.paths))
-        work = Sweep(rule, now, stop, args.dry_run)
-        report = sweep(work, args, memory, deleted.get(identity, 0))
+        report = sweep(Sweep(rule, now, stop, args.dry_run), args, memory)
         if not report.refused and not args.dry_run:
-            deleted[identity] = report.counts["delete"] + report.counts["truncate"]
-            files.write_state(path, {"time": now, "deleted": deleted})
+            taken = report.counts["delete"] + report.counts["truncate"]
+            deleted = {**memory.get("deleted", {}), identity(rule): taken}
+            memory["deleted"] = deleted
+            try:
+                files.write_state(path, {"time": now, "deleted": deleted})
+            except OSError as error:  # a full disk is what this script is for
+                cli.warn(f"{path}: {error.strerror}")
         yield report
 
 
@@ -242,12 +237,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.nullcontext() if args.dry_run else lock:
             os.nice(10)
             reports = list(run_rules(rules, args, settings, stop))
-        for report in reports if not args.dry_run else ():
-            tell(report, settings, alerts)
+        for report in reports:
+            tell(report, settings, None if args.dry_run else alerts)
     if args.json:
         cli.print_json({"dry_run": args.dry_run, "results": [row(each) for each in reports]})
     elif args.dry_run or args.verbose or sys.stdout.isatty():
-        print("\n".join(line for each in reports for line in lines(each, args.dry_run)))
+        print("\n".join(line for each in reports for line in lines(each)))
     codes = [Exit.REFUSED if each.refused else Exit.DONE for each in reports]
     codes += [Exit.PROBLEM for each in reports if each.errors or each.unreached]
     return max((*codes, stop.status))

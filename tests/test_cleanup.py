@@ -417,7 +417,7 @@ def test_the_brake_holds_a_mass_deletion_back(data: Path) -> None:
     for number in range(101):
         make(data / f"{number}.jsonl", 400)
     dry = clean(data, data, *OLD, "--dry-run")
-    assert dry.returncode == 3 and "101 of 101" in dry.stdout
+    assert dry.returncode == 3 and "101 of 101" in dry.stderr
     result = clean(data, data, *OLD, "--json")
     assert result.returncode == 3 and len(names(data)) == 101
     assert rows(result)[0]["outcome"] == "refused" and "--force" in rows(result)[0]["reason"]
@@ -427,6 +427,14 @@ def test_the_brake_holds_a_mass_deletion_back(data: Path) -> None:
     for number in range(1000):  # less than 100 + 10 x 101
         make(data / f"{number}.jsonl", 400)
     assert clean(data, data, *OLD).returncode == 0
+
+
+def test_no_brake_holds_back_what_deletes_no_file(data: Path) -> None:
+    for number in range(150):
+        make(data / f"{number}.jsonl", 400)
+    for action, count in (("prune", 0), ("compress", 150)):
+        result = clean(data, data, *OLD, "--action", action, "--json")
+        assert result.returncode == 0 and rows(result)[0]["compressed"] == count
 
 
 def test_many_files_go_when_they_are_the_smaller_part(data: Path) -> None:

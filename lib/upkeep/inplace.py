@@ -15,6 +15,7 @@ from upkeep.tree import Found
 _COLLAPSE = 0x08
 _ABLE = ("ext4", "xfs", "f2fs")
 _WINDOW = 1 << 16
+LONGEST_LINE = 2 << 20  # a longer one is no record and no line of a log
 
 
 def open_in_place(found: Found) -> int | None:
@@ -81,24 +82,14 @@ def _blank(fd: int, begin: int, end: int) -> None:
 
 def next_line(fd: int, offset: int) -> int:
     """Where the first line begins at `offset` or behind it."""
-    offset -= 1
-    while window := os.pread(fd, _WINDOW, offset):
-        found = window.find(b"\n")
-        if found >= 0:
-            return offset + found + 1
-        offset += len(window)
-    return offset
+    return offset + os.pread(fd, LONGEST_LINE, offset - 1).find(b"\n")
 
 
 def line_begin(fd: int, offset: int) -> int:
-    """Where the line begins that `offset` lies in."""
-    while offset > 0:
-        begin = max(0, offset - _WINDOW)
-        found = os.pread(fd, offset - begin, begin).rfind(b"\n")
-        if found >= 0:
-            return begin + found + 1
-        offset = begin
-    return 0
+    """Where the line begins that `offset` lies in; 0 when it is too long to tell."""
+    begin = max(0, offset - LONGEST_LINE)
+    found = os.pread(fd, offset - begin, begin).rfind(b"\n")
+    return begin + found + 1 if found >= 0 else 0
 
 
 def truncate(found: Found, dry_run: bool) -> int:

@@ -23,7 +23,6 @@ from upkeep.timestamps import record_time
 from upkeep.tree import Found
 
 _CHUNK = 1 << 20
-_LONGEST_LINE = 8 << 20  # a longer one is no record
 _SMALL = 16 << 20  # read whole, whatever the order
 _PROBES = 64  # places of a large file that must be in order
 _WINDOW = 1 << 16  # read at each of them
@@ -101,7 +100,7 @@ def scan(fd: int, stop: int, cutoff: float, time_of: Time) -> Cut:
     cut, dropping, end, inside, freed = Cut(), False, 0, False, 0
     with open(fd, "rb", _CHUNK, closefd=False) as file:
         file.seek(0)
-        while end < stop and (line := file.readline(min(_LONGEST_LINE, stop - end))):
+        while end < stop and (line := file.readline(min(inplace.LONGEST_LINE, stop - end))):
             complete = line.endswith(b"\n") or end + len(line) == stop
             when = time_of(line) if complete and not inside else None
             goes = when is not None and when < cutoff
@@ -117,7 +116,7 @@ def scan(fd: int, stop: int, cutoff: float, time_of: Time) -> Cut:
                 dropping = goes
             end += len(line)
             inside = not complete
-            if end - freed > _LONGEST_LINE:
+            if end - freed > inplace.LONGEST_LINE:
                 os.posix_fadvise(fd, freed, end - freed, os.POSIX_FADV_DONTNEED)
                 freed = end
     if dropping:

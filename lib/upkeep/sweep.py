@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
-from typing import NamedTuple
 
 from upkeep import inplace, openfiles, prune, timestamps, tree, units
 from upkeep.compress import compress
 from upkeep.openfiles import LeftAloneError
 from upkeep.settings import CleanupSettings
+from upkeep.text import printable
 from upkeep.tree import Found
 
 DAY = 86400.0
@@ -37,9 +37,12 @@ class Report:
     unreached: str = ""  # by how much a budget was missed
     folders: set[str] = field(default_factory=set)  # where something was done
 
-    def trouble(self, path: str, reason: str, error: bool) -> None:
-        """Note why `path` was not handled."""
-        (self.errors if error else self.skipped).append((path, reason))
+    def trouble(self, path: str, why: str | Exception) -> None:
+        """Note why `path` was left alone, or the OSError that hit it."""
+        if isinstance(why, OSError):
+            self.errors.append((path, str(why.strerror)))
+        else:
+            self.skipped.append((path, str(why)))
 
     @property
     def outcome(self) -> str:
@@ -49,14 +52,6 @@ class Report:
         if self.errors or self.unreached:
             return "partly" if self.counts["matched"] else "failed"
         return "done"
-
-
-class Item(NamedTuple):
-    """One step of the plan."""
-
-    found: Found
-    action: str
-    why: str
 
 
 def globs(patterns: Sequence[str]) -> Callable[[str, str], bool]:
@@ -108,12 +103,12 @@ class Sweep:
                         self._count(found, when, report)
                         yield found, when
             except OSError as error:
-                report.trouble(root, str(error.strerror), True)
+                report.trouble(root, error)
 
     def _time_of(self, found: Found, report: Report) -> float | None:
         rule = self.rule
         if not stat.S_ISREG(found.info.st_mode):
-            report.trouble(found.path, "not a regular file", False)
+            report.trouble(found.path, "not a regular file")
         elif rule.age == "mtime" or rule.action == "prune":
             return found.info.st_mtime
         elif rule.age == "name":
@@ -121,10 +116,8 @@ class Sweep:
         else:
             try:
                 return prune.newest_record(found, rule.timestamp_field)
-            except LeftAloneError as error:
-                report.trouble(found.path, str(error), False)
-            except OSError as error:
-                report.trouble(found.path, str(error.strerror), True)
+            except (LeftAloneError, OSError) as error:
+                report.trouble(found.path, error)
         return None
 
     def _count(self, found: Found, when: float, report: Report) -> None:
@@ -140,9 +133,8 @@ class Sweep:
         if rule.keep_newest:
             groups: dict[str, list[tuple[float, str]]] = {}
             for found, when in self.files(Report(rule.name)):
-                group = groups.setdefault(
-                    found.folder + timestamps.NAME_DATE.sub("*", found.name), []
-                )
+                series = found.folder + timestamps.NAME_DATE.sub("*", found.name)
+                group = groups.setdefault(series, [])
                 push = heapq.heappush if len(group) < rule.keep_newest else heapq.heappushpop
                 push(group, (when, found.path))
             self.newest = frozenset(path for group in groups.values() for _, path in group)
@@ -203,43 +195,49 @@ class Sweep:
             self.border_bytes -= freeable(found)
         return f"over the budget, {(self.now - when) / DAY:.1f} d old"
 
-    def plan(self, report: Report) -> Iterator[Item]:
-        """The steps, each decided when its file is reached and not before."""
+    def plan(self, report: Report) -> Iterator[tuple[Found, str]]:
+        """(file, why it goes): each decided when the file is reached and not before."""
         for found, when in self.files(report):
             if self.stopped():
                 return
             why = self._chosen(found, when)
             writers = openfiles.writers(found.info) if why else []
             if when > self.now + DAY:
-                report.trouble(found.path, "dated in the future", False)
+                report.trouble(found.path, "dated in the future")
             elif writers and self.rule.action in ("delete", "compress"):
-                report.trouble(found.path, openfiles.describe(writers), False)
+                report.trouble(found.path, openfiles.describe(writers))
             elif why:
-                yield Item(found, self.rule.action, why)
+                yield found, why
 
-    def carry_out(self, item: Item, report: Report) -> str:
-        """Do one step, or find out what it would do: "" for nothing, else what, for people.
+    def run(self, report: Report) -> Iterator[str]:
+        """Carry the plan out, or find out what it would do; a line for every step that is done."""
+        for found, why in self.plan(report):
+            try:
+                freed, text = self._carry_out(found, report)
+            except (LeftAloneError, OSError) as error:
+                report.trouble(found.path, error)
+                continue
+            if freed is not None:
+                report.counts[self.rule.action] += 1
+                report.counts["freed_bytes"] += freed
+                size = units.format_size(freed or found.info.st_size)
+                yield f"{self.rule.action} {printable(found.path)} ({text}{size}; {why})"
 
-        Raises OSError and LeftAloneError.
-        """
-        found, action = item.found, item.action
-        freed, text = freeable(found), ""
-        if action == "compress":
-            freed = compress(found, self.dry_run)
-        elif action == "truncate":
-            freed = inplace.truncate(found, self.dry_run)
-        elif action == "prune":
-            cutoff = self.now - (self.rule.older_than or 0)
-            cut = prune.prune(found, cutoff, self.rule.timestamp_field, self.dry_run)
+    def _carry_out(self, found: Found, report: Report) -> tuple[int | None, str]:
+        """Bytes freed, None for nothing done, and what else there is to say of a file."""
+        rule = self.rule
+        if rule.action == "compress":
+            return compress(found, self.dry_run), ""
+        if rule.action == "truncate":
+            return inplace.truncate(found, self.dry_run), ""
+        if rule.action == "prune":
+            cutoff = self.now - (rule.older_than or 0)
+            cut = prune.prune(found, cutoff, rule.timestamp_field, self.dry_run)
             report.counts["kept_malformed"] += cut.malformed
             report.counts["pruned_records"] += cut.records
-            if not cut.records:
-                return ""
-            freed, text = cut.size, f"{cut.records} records, "
-        elif not self.dry_run:
+            return cut.size if cut.records else None, f"{cut.records} records, "
+        if not self.dry_run:
             with openfiles.Claim(found):
                 os.unlink(found.name, dir_fd=found.directory)
             report.folders.add(found.folder)
-        report.counts[action] += 1
-        report.counts["freed_bytes"] += freed
-        return f"{text}{units.format_size(freed)}; {item.why}"
+        return freeable(found), ""

@@ -5,7 +5,6 @@ symlink is followed (openat(2), O_NOFOLLOW). Few descriptors are open at once, h
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
@@ -22,7 +21,7 @@ _SYSTEM = re.compile(
     re.DOTALL,
 )
 
-Trouble = Callable[[str, str, bool], None]  # path, reason, whether it is an error
+Trouble = Callable[[str, str | Exception], None]  # path, why it is left alone or what failed
 
 
 class Found(NamedTuple):
@@ -90,11 +89,13 @@ def walk(
                 with opened(folder, top) as directory:
                     reason = _off_limits(directory, top)
                     if reason:
-                        trouble(shown, reason, False)
+                        trouble(shown, reason)
                     else:
                         yield from _files(directory, shown, folder, wanted, pending)
+            except FileNotFoundError:  # it went meanwhile
+                continue
             except OSError as error:
-                trouble(shown, str(error.strerror), error.errno != errno.ENOENT)
+                trouble(shown, error)
 
 
 def _files(
