@@ -27,7 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import CHECKOUT, cli, config, files, proc, schedule, text, units
+from upkeep import CHECKOUT, cli, config, files, proc, text, units
 from upkeep.errors import Exit, OperatorError
 
 EXAMPLES = """\
@@ -35,7 +35,7 @@ EXAMPLES = """\
   run_job.py --status                                      # which jobs fail, hang or never ran?
 """
 TIMED_OUT, KILL_SECONDS, SKIPS_BEFORE_ALERT, RUNS_KEPT = 124, 5.0, 5, 100
-NEWEST_BYTES = 4 << 20  # what is kept of a log that grew too large
+NEWEST_BYTES = 2 << 20  # what is kept of a log that grew too large
 SESSION_BYTES = 128  # written whole and in place, which works on a full disk too
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 HEAD = ("job", "last success", "took", "peak RSS", "failed", "skipped", "missed", "next run")
@@ -101,7 +101,7 @@ def wait_for_end(pid: int, seconds: float, log: int, log_max: int) -> bool:
     """Whether `pid` ends within `seconds`; its log is kept in bounds meanwhile."""
     pidfd, deadline = os.pidfd_open(pid), time.monotonic() + seconds
     while left := max(0.0, deadline - time.monotonic()):
-        ended = not proc.wait_for_exit([pidfd], min(left, 1.0))
+        ended = not proc.wait_for_exit([pidfd], min(left, 0.2))
         if log != 2 and (size := os.fstat(log).st_size) > log_max:
             newest = os.pread(log, NEWEST_BYTES, size - min(log_max // 2, NEWEST_BYTES))
             os.ftruncate(log, 0)
@@ -218,6 +218,8 @@ def conclude(
 
 def show(settings: config.Config, as_json: bool, now: float) -> int:
     """Print the table of all jobs, with the figures of the last run; 1 when one fails."""
+    from upkeep import schedule
+
     plans, rows, lines = list(schedule.installed()), [], []
     recorded = {path.stem for path in (settings.state / "jobs").glob("*.json")}
     for name in sorted(recorded | {plan[0] for plan in plans}):

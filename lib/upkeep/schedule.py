@@ -6,6 +6,7 @@ A minute or hour with * follows the wall clock; else clock changes neither repea
 import contextlib
 import itertools
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,6 @@ def installed() -> Iterator[Plan]:
             if re.fullmatch(r"[\w-]+", file.name, re.ASCII):  # cron reads no others
                 for expression, name in _JOB.findall(file.read_text(errors="replace")):
                     yield name, expression, file.stat().st_mtime
-    import subprocess  # here, as run_job.py pays for it in its table only
 
     with contextlib.suppress(OSError):
         own = subprocess.run(["crontab", "-l"], capture_output=True, text=True, errors="replace")
