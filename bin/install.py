@@ -38,6 +38,8 @@ EXAMPLES = """\
 """
 BEGIN = b"# >>> upkeep (managed by install.py: edits between the markers are lost) >>>\n"
 END = b"# <<< upkeep <<<\n"
+STATE = {"alerts", "backup", "cleanup", "gc", "jobs", "lock", "log", "logrotate", "memory"}
+STATE |= {"outbox", "restarts", "run", "tasks"}  # what a state directory holds
 CRONTAB = Path("crontab")  # stands for the user's crontab, which only crontab(1) may change
 JOB = re.compile(r"(?m)^(@\w+|[^\s#]\S*(?: \S+){4}) (?:root )?(.+)$")
 
@@ -86,9 +88,7 @@ def spliced(old: bytes, block: str) -> bytes:
 
 
 def crontab(*words: str) -> subprocess.CompletedProcess[bytes]:
-    """Run crontab(1), with its messages in English. Raises OperatorError if there is none."""
-    if not shutil.which("crontab"):
-        raise OperatorError("crontab is not installed: apt install cron")
+    """Run crontab(1), with its messages in English."""
     english = os.environ | {"LC_ALL": "C"}
     return subprocess.run(["crontab", *words], env=english, capture_output=True)
 
@@ -162,7 +162,7 @@ def verify(targets: dict[str, Path], wanted: dict[str, str]) -> None:
     small |= {"SHELL": "/bin/sh", "UPKEEP_DRY_RUN": "1"}
     for _, command in JOB.findall(wanted["cron"].replace(r"\%", "%")):
         words = ["/bin/sh", "-c", f"{command} >/dev/null"]
-        status = subprocess.run(words, env=small, cwd=user.pw_dir, check=False).returncode
+        status = subprocess.run(words, env=small, cwd="/", check=False).returncode
         wrong += [command] if status else []
         print(f"{f'exit {status}' if status else 'ok'}: {command}")
     for part, target in targets.items():
@@ -178,8 +178,8 @@ def purge(state: Path) -> None:
         known = files.read_state(file)
         if proc.identify(known.get("pid", 0)) == (*map(known.get, proc.Identity._fields),):
             raise OperatorError(f"{file.stem} runs: bin/stop.py {file.stem}", Exit.REFUSED)
-    if state.stat().st_mode & 0o077 or any((state / name).exists() for name in (".env", "bin")):
-        raise OperatorError(f"{state}: more than upkeep's state: remove it by hand", Exit.REFUSED)
+    if more := {each.name.split(".")[0] for each in state.iterdir()} - STATE:
+        raise OperatorError(f"{state}: has {', '.join(more)} too: remove it by hand", Exit.REFUSED)
     shutil.rmtree(state)
 
 

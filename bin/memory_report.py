@@ -51,6 +51,7 @@ def parser() -> ArgumentParser:
     kinds.add_argument("--export", metavar="FILE", help="write the history, for --history")
     made.add_argument("--refresh", type=cli.duration, metavar="D", help="the page reloads itself")
     made.add_argument("--telegram", action="store_true", help="send the report")
+    cli.add_dry_run(made)
     made.add_argument("--history", metavar="FILE", help="judge this history, not this host's")
     made.add_argument("--proc-root", metavar="DIR", default="/proc", help="read DIR, not /proc")
     return made
@@ -223,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write(options.html, page.render(lines, charts, options.refresh))
     elif not options.telegram:
         print("\n".join(lines))
-    if options.telegram:
+    if options.telegram and not options.dry_run:
         from upkeep.alerts import Alerts
 
         with Alerts(settings) as alerts:

@@ -37,9 +37,7 @@ EXAMPLES = """\
 TIMED_OUT, KILL_SECONDS, SKIPS_BEFORE_ALERT, RUNS_KEPT = 124, 5.0, 5, 100
 NEWEST_BYTES = 2 << 20  # what is kept of a log that grew too large
 SESSION_BYTES = 128  # written whole and in place, which works on a full disk too
-PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 HEAD = ("job", "last success", "took", "peak RSS", "failed", "skipped", "missed", "next run")
-
 Run = tuple[float, int, float, int]  # Unix seconds, exit status, seconds, peak RSS in bytes
 Job = dict[str, Any]  # last_success (Unix seconds), failures and skipped (in a row), runs
 
@@ -99,16 +97,14 @@ def start(command: Sequence[str], log: int, lock: Path) -> int:
 
 def wait_for_end(pid: int, seconds: float, log: int, log_max: int) -> bool:
     """Whether `pid` ends within `seconds`; its log is kept in bounds meanwhile."""
-    pidfd, deadline = os.pidfd_open(pid), time.monotonic() + seconds
-    while left := max(0.0, deadline - time.monotonic()):
+    pidfd, deadline, ended = os.pidfd_open(pid), time.monotonic() + seconds, False
+    while not ended and (left := max(0.0, deadline - time.monotonic())):
         ended = not proc.wait_for_exit([pidfd], min(left, 0.2))
         if log != 2 and (size := os.fstat(log).st_size) > log_max:
             newest = os.pread(log, NEWEST_BYTES, size - min(log_max // 2, NEWEST_BYTES))
             os.ftruncate(log, 0)
             os.write(log, newest)
-        if ended:
-            return True
-    return False
+    return ended
 
 
 def left_behind() -> set[proc.Identity]:
@@ -123,11 +119,13 @@ def left_behind() -> set[proc.Identity]:
 
 def end_all(grace: float) -> None:
     """TERM to all that is left, KILL after `grace` seconds; to what was started meanwhile too."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # nothing may come between
     for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, KILL_SECONDS)):
         deadline, told = time.monotonic() + seconds, set[proc.Identity]()
         while (left := left_behind()) and time.monotonic() < deadline:
             for each in left - told:
-                if pidfd := proc.open_process(each):
+                if (pidfd := proc.open_process(each)) is not None:
                     with contextlib.suppress(PermissionError):
                         proc.send_signal(pidfd, number)
                     os.close(pidfd)
@@ -255,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.execvpe(command[0], command, {**os.environ, "UPKEEP_DRY_RUN": "1"})
         print("would run:", text.printable(" ".join(command)))
         return Exit.DONE
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans become ours
     run: Run | None = None
     try:
         run, why, tail = run_alone(options, command, settings)

