@@ -41,11 +41,10 @@ def data(request: pytest.FixtureRequest, home: Path) -> Iterator[Path]:
 
 
 def can_collapse(place: Path) -> bool:
-    path = place / "probe"
-    path.write_bytes(b"x" * 8192)
-    done = subprocess.run(["fallocate", "-c", "-l", "4096", path], capture_output=True, check=False)
-    path.unlink()
-    return done.returncode == 0
+    """Whether files are shortened in place here; on an overlay of whatever they are rewritten."""
+    command = ["stat", "-f", "-c", "%T", str(place)]
+    kind = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return kind in ("ext2/ext3", "xfs", "f2fs")
 
 
 def record(days: float, number: int = 0, **more: object) -> bytes:
