@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Send a message to Telegram; what cannot be sent now waits in the outbox and is sent later.
 
-Usage:
-    telegram_alert.py "backup failed on db1"
-    telegram_alert.py --key backup --title "backup failed" - < backup.log
-    telegram_alert.py --flush | --status
+Usage: telegram_alert.py [OPTIONS] [TEXT | -], or --flush, or --status
 
 The token and the chats come from the environment or .env: TELEGRAM_BOT_TOKEN, TELEGRAM_CHAT_ID
 (several with commas), and if needed TELEGRAM_THREAD_ID, TELEGRAM_API_BASE, HTTPS_PROXY.
+
+    $ telegram_alert.py "backup failed on db1"
+    telegram_alert: not delivered: the Bot API: connection refused; not asked again before
+    2026-02-13T03:00:31+09:00
 
 Exit status: 0 delivered, or suppressed as a repeat · 1 refused · 2 usage, or no token or chat (the
 text is then printed) · 3 .env can be read by other users · 5 queued for later.
@@ -44,8 +45,7 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("text", nargs="?", metavar="TEXT", help="the message; - reads stdin")
     add("--title", default="", help="a first line in bold")
-    add("--html", dest="style", action="store_const", const="HTML", help="TEXT is Telegram's HTML")
-    add("--pre", dest="style", action="store_const", const="pre", help="keep the columns of TEXT")
+    add("--pre", action="store_const", const="pre", default="bold", help="keep columns of TEXT")
     add("--chat", metavar="ID[:THREAD]", help="another chat than those in .env")
     levels = ("info", "warning", "critical")
     add("--level", choices=levels, default="warning", help="info makes no sound")
@@ -56,31 +56,21 @@ def parser() -> argparse.ArgumentParser:
     add("--ttl", type=cli.duration, metavar="D", help="give it up after D")
     add("--budget", type=cli.duration, metavar="D", help="try for D at most")
     add("--flush", action="store_true", help="send what waits in the outbox")
-    add("--status", action="store_true", help="tell what waits, and why")
+    add("--status", action="store_true", help="tell what waits, and until when")
     return made
-
-
-def read_text(given: str | None) -> str:
-    """The message from TEXT or stdin. Raises OperatorError when there is none."""
-    if given in (None, "-"):
-        given = message.clean(sys.stdin.buffer.read(STDIN_MOST_BYTES))
-    if not (text := message.clean(given or "")).strip():
-        raise OperatorError("nothing to send: the text is empty", Exit.USAGE)
-    return text
 
 
 def show_status(outbox: Outbox, breaker: Breaker, now: float, as_json: bool) -> None:
     """Print what waits and what keeps it."""
     ages = [letter.age(now) for letter in outbox.letters()]
-    dead, oldest = len(list(outbox.dead.glob("*.json*"))), max(ages, default=0.0)
+    found = {"queued": len(ages), "oldest_age_seconds": max(ages, default=0.0)}
     holds = {name: breaker.open_until(now, name) for name in breaker.records}
     holds = {name: until for name, until in holds.items() if until}
     if as_json:
-        found = {"queued": len(ages), "oldest_age_seconds": oldest, "dead": dead}
-        until = holds.pop("api", None)
-        cli.print_json({**found, "breaker_open_until": until, "holds": holds})
+        more = {"breaker_open_until": holds.pop("api", None), "holds": holds}
+        cli.print_json({**found, "dead": len(list(outbox.dead.glob("*.json*"))), **more})
         return
-    print(f"{len(ages)} waiting ({units.format_duration(oldest)}), {dead} given up")
+    print(f"{len(ages)} waiting, the oldest for {units.format_duration(max(ages, default=0.0))}")
     for name, until in holds.items():
         print(f"{name}: not before {units.local_time(until)}: {breaker.records[name]['why']}")
 
@@ -95,16 +85,16 @@ def deliver(options: argparse.Namespace, settings: config.Config, text: str) -> 
     except OperatorError:
         print(text)
         raise
-    alerts, expire = Alerts(settings, post), settings.telegram.expire_after
     chat, thread = parse_chat(options.chat) if options.chat else ("", "")
-    style = options.style or ("bold" if options.title else "")
-    alerts.model = Letter(chat, "", thread, style, options.silent, options.ttl or expire)
     if options.dry_run:
         print(f"would send to {chat or post.chats}: {options.title} {text}")
         return Exit.DONE
+    alerts, expire = Alerts(settings, post), settings.telegram.expire_after
+    style = options.pre if options.title or options.pre == "pre" else ""
+    alerts.model = Letter(chat, "", thread, style, options.silent, options.ttl or expire)
+    again_after = options.repeat_after or settings.telegram.repeat_after
     if options.key:
-        again = options.repeat_after or settings.telegram.repeat_after
-        alerts.repeated(options.key, options.title, text, options.level, again)
+        alerts.repeated(options.key, options.title, text, options.level, again_after)
     elif options.resolve:
         alerts.recovered(options.resolve, options.title, text)
     elif text:
@@ -130,9 +120,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.status:
         breaker = Breaker(settings.state / "outbox/breaker.json")
         show_status(outbox, breaker, time.time(), options.json)
-    elif not options.flush or outbox.names():
-        return deliver(options, settings, "" if options.flush else read_text(options.text))
-    return Exit.DONE
+        return Exit.DONE
+    if options.flush:
+        return deliver(options, settings, "") if outbox.names() else Exit.DONE
+    from_stdin = options.text in (None, "-")
+    text = message.clean(sys.stdin.buffer.read(STDIN_MOST_BYTES) if from_stdin else options.text)
+    if not text.strip():
+        raise OperatorError("nothing to send: the text is empty", Exit.USAGE)
+    return deliver(options, settings, text)
 
 
 if __name__ == "__main__":

@@ -20,13 +20,10 @@ _FIELDS = {"since", "told", "count"}
 
 
 class Alerts:
-    """Use it around a script's work, outside of any lock; leaving it delivers.
+    """Use it in a with statement around a script's work, outside of any lock; leaving it delivers.
 
-        with Alerts(config) as alerts:
-            alerts.problem("task:trader:dead", "trader is dead", "exit status 1")
-
-    A message is on the disk when a method returns. Trouble with the delivery is never raised: it
-    is logged, and the message waits. Without a token the text goes to the log and stderr.
+    A message is on the disk when a method returns. Trouble with the delivery is never raised: the
+    message waits. Without a token the text goes to the log and stderr only.
     """
 
     def __init__(self, settings: Config, post: Post | None = None) -> None:
@@ -70,21 +67,17 @@ class Alerts:
                 self.inform(title, body)
 
     def forget(self, key: str) -> None:
-        """Close the episode `key`, if it is open, without a message."""
+        """Close the episode `key` without a message."""
         with self._episodes() as episodes:
             episodes.pop(key, None)
 
     def inform(self, title: str, body: str = "", level: str = "info", kind: str = "") -> None:
-        """Send a message that belongs to no episode; kind "pre" keeps its columns.
-
-        Level info makes no sound.
-        """
+        """Send a message outside of any episode. Level info is silent, kind "pre" keeps columns."""
         text = message.clean("\n".join(part for part in (title, body) if part))
         cli.log(self._settings, f"alert ({level}): {text[:500]}")
-        silent = self.model.silent or level == "info"
+        silent, style = self.model.silent or level == "info", kind or self.model.style
         try:
             self._post = self._post or Post(self._settings)
-            style = kind or self.model.style
             letter = replace(self.model, text=text, silent=silent, style=style)
             self.written += self._post.write(letter)
         except OperatorError as error:
@@ -93,18 +86,15 @@ class Alerts:
     @contextlib.contextmanager
     def _episodes(self) -> Iterator[dict[str, Any]]:
         """The open episodes. Where they can't be kept, every problem is a new one."""
-        place, episodes = self._settings.state, {}
+        file, episodes = self._settings.state / "alerts.json", {}
+        lock = files.lock(self._settings.state / "lock/alerts.lock", 5.0, "another alert")
         with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(files.lock(place / "lock/alerts.lock", 5.0, "another alert"))
-                stored = files.read_state(place / "alerts.json").items()
-                episodes = {key: value for key, value in stored if set(value) == _FIELDS}
-            except (OSError, OperatorError, TypeError) as error:
-                cli.warn(f"{place}/alerts.json: {error}")
+            with contextlib.suppress(OSError, OperatorError):
+                stack.enter_context(lock)
+                stored = files.read_state(file).items()
+                episodes = {k: v for k, v in stored if isinstance(v, dict) and v.keys() == _FIELDS}
             before = repr(episodes)
             yield episodes
-            try:
-                if repr(episodes) != before:
-                    files.write_state(place / "alerts.json", episodes)
-            except OSError as error:
-                cli.warn(f"{place}/alerts.json: {error.strerror}")
+            if repr(episodes) != before:
+                with contextlib.suppress(OSError):
+                    files.write_state(file, episodes)

@@ -14,14 +14,16 @@ class Breaker:
     """Whether a service may be asked, or several in one file, by `name`. Times are Unix seconds.
 
     After a failure a service is left alone for 30 s, doubling with each more up to 600 s; then the
-    next caller may try, and a success closes the breaker. Where the file can't be written it holds
+    next caller may try, and a success closes the breaker. Where the file can't be used it holds
     for this process only. Callers that change it at once hold a lock of their own.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        stored = files.read_state(path)
-        self.records: dict[str, Any] = {k: v for k, v in stored.items() if isinstance(v, dict)}
+        self.records: dict[str, Any] = {}
+        with contextlib.suppress(OSError):
+            stored = files.read_state(path).items()
+            self.records = {name: record for name, record in stored if isinstance(record, dict)}
 
     def open_until(self, now: float, name: str = "api") -> float:
         """Until when not to ask; 0.0: now. An end beyond 48 h comes from a wrong clock."""

@@ -4,6 +4,7 @@ import unicodedata
 
 TEXT_MOST = 3800  # of 4096 UTF-16 units: some stay free for what is added when it is sent
 
+_ON = ("Mn", "Me", "Mc", "Cf", "Sk")  # accents, emoji joiners and skin tones: on the one before
 _DROPPED = dict.fromkeys([0x0D, *range(0x2028, 0x202F)])  # the server drops these, too
 _BLANKED = dict.fromkeys([*(code for code in range(32) if code not in (9, 10, 13)), 0x7F], " ")
 
@@ -39,12 +40,8 @@ def _cut_at(text: str, most: int) -> int:
         return end
     found = text.rfind("\n", end // 2, end)
     found = found if found >= 0 else text.rfind(" ", end // 2, end)
-    while found < 0 and end > most // 4 and _glued(text[end - 1], text[end]):
+    if found >= 0:
+        return found + 1
+    while end > most // 4 and (text[end - 1] == "\u200d" or unicodedata.category(text[end]) in _ON):
         end -= 1
-    return found + 1 if found >= 0 else end
-
-
-def _glued(before: str, after: str) -> bool:
-    """Whether two code points are one on the screen: accents, joined emoji, skin tones."""
-    joins = before == "\u200d" or unicodedata.category(after) in ("Mn", "Me", "Mc", "Cf")
-    return joins or "\U0001f3fb" <= after <= "\U0001f3ff"
+    return end

@@ -14,7 +14,7 @@ from pathlib import Path
 from upkeep import files
 
 MOST_LETTERS = 500
-MOST_BYTES = 5_000_000
+_MOST_BYTES = 100_000  # of one file
 MOST_MAYBES = 3
 _DEAD_KEPT = 100
 _LONGEST_AGE_SECONDS = 30 * 86400.0
@@ -56,11 +56,12 @@ class Outbox:
         found = os.listdir(self.new) if self.new.is_dir() else []
         return sorted(name for name in found if not name.startswith("."))
 
-    def put(self, letter: Letter, now: float) -> Letter:
+    def put(self, letter: Letter, now: float, name: str = "") -> Letter:
         """Store `letter` durably, behind all others; only then is it accepted."""
-        path = self.new / f"{time.time_ns():020}-{os.getpid()}-{os.urandom(2).hex()}.json"
-        files.atomic_write(path, _encoded(replace(letter, time=now)))
-        return replace(letter, time=now, path=path)
+        name = name or f"{time.time_ns():020}-{os.getpid()}-{os.urandom(2).hex()}"
+        stored = replace(letter, time=now, path=self.new / f"{name}.json")
+        files.atomic_write(self.new / f"{name}.json", _encoded(stored))
+        return stored
 
     def letters(self) -> list[Letter]:
         """All that waits, in order. A torn or foreign file goes to dead/ and is reported."""
@@ -68,7 +69,7 @@ class Outbox:
 
     def _read(self, path: Path) -> Letter | None:
         try:
-            letter = Letter(**json.loads(files.read_small(path, MOST_BYTES)), path=path)
+            letter = Letter(**json.loads(files.read_small(path, _MOST_BYTES)), path=path)
             if any(type(letter.__dict__[key]) is not kind for key, kind in _TYPES.items()):
                 raise ValueError
         except FileNotFoundError:  # delivered or given up by another process
@@ -87,19 +88,15 @@ class Outbox:
                 letter.path = letter.path.rename(bare + _MAYBE * maybe)
                 files.sync_directory(self.new)
 
-    def remove(self, letters: Iterable[Letter]) -> None:
-        """Forget them: they are delivered."""
+    def end(self, letters: Iterable[Letter], why: str = "") -> None:
+        """Forget what is delivered; or, with `why`, give it up: dead/ keeps the newest hundred."""
         for letter in letters:
+            if letter.path and why:
+                files.atomic_write(self._grave(letter), _encoded(replace(letter, why=why)))
+                for name in sorted(os.listdir(self.dead))[:-_DEAD_KEPT]:
+                    (self.dead / name).unlink(missing_ok=True)
             if letter.path:
                 letter.path.unlink(missing_ok=True)
-
-    def bury(self, letter: Letter, why: str) -> None:
-        """Give `letter` up: it is kept in dead/, among the newest hundred, with the reason."""
-        if letter.path:
-            files.atomic_write(self._grave(letter), _encoded(replace(letter, why=why)))
-            letter.path.unlink(missing_ok=True)
-            for name in sorted(os.listdir(self.dead))[:-_DEAD_KEPT]:
-                (self.dead / name).unlink(missing_ok=True)
 
     def tidy(self, now: float) -> None:
         """Give up what is too old, too much, or was sent three times without an answer.
@@ -107,21 +104,16 @@ class Outbox:
         Silent ones go first. The chat is told, once until that notice is delivered.
         """
         letters = sorted(self.letters(), key=lambda each: not each.silent)
-        count, size = len(letters), sum(len(letter.text) for letter in letters)
-        for letter in letters:
-            why = (
-                "dropped, the outbox was full" if max(count, size // 10_000) > MOST_LETTERS else ""
-            )
+        for number, letter in enumerate(letters):
+            why = "the outbox was full" if len(letters) - number > MOST_LETTERS else ""
             why = "expired" if 0 < letter.ttl < letter.age(now) else why
             why = "sent three times without an answer" if letter.maybes >= MOST_MAYBES else why
             if why:
-                self.bury(letter, why)
-                count, size = count - 1, size - len(letter.text)
+                self.end([letter], why)
                 since = time.strftime("%F %R", time.localtime(letter.time))
                 text = f"Messages since {since} were given up ({why}), see {self.dead}"
-                notice = self.new / f"0-given-up-{letter.chat}.json"
-                if not notice.exists():
-                    files.atomic_write(notice, _encoded(Letter(letter.chat, text, time=now)))
+                if not (self.new / f"0-{letter.chat}.json").exists():
+                    self.put(Letter(letter.chat, text), now, f"0-{letter.chat}")
 
     def fate(self, letter: Letter) -> str | None:
         """Why `letter` was given up, "" while it waits, None when it was delivered."""

@@ -43,8 +43,7 @@ def parse_chat(value: str, thread: str = "") -> tuple[str, str]:
     """Chat and thread of "ID" or "ID:THREAD". Raises OperatorError."""
     match = _CHAT.fullmatch(value)
     if not match:
-        shown = text.printable(value, 40)
-        raise OperatorError(f'"{shown}": expected a chat: ID, @name or ID:THREAD', Exit.USAGE)
+        raise OperatorError(f"{value!r}: expected a chat: ID, @name or ID:THREAD", Exit.USAGE)
     thread = match[2] or thread
     return match[1], "" if thread == "1" else thread  # the general topic has to be left out
 
@@ -65,7 +64,7 @@ def choose(waiting: list[Letter], now: float, alone: bool) -> list[Letter]:
 
 
 def compose(batch: list[Letter], now: float) -> dict[str, Any]:
-    """The text of the request that sends `batch`; our own formatting needs no parsing.
+    """The text of the request that sends `batch`; formatting needs no parsing there.
 
     What is late is headed by its own time, what may be a repeat says so.
     """
@@ -76,12 +75,11 @@ def compose(batch: list[Letter], now: float) -> dict[str, Any]:
         when = time.strftime("[%m-%d %H:%M] ", time.localtime(letter.time)) if late else ""
         lines.append(when + letter.text + (" (may be a repeat)" if letter.maybes else ""))
     number = first.path.name.partition(".")[0][-4:] if first.path else "unstored"
-    whole = "\n".join([*lines, f"{os.uname().nodename} | #{number}"])
-    styled = first.text if first.style == "pre" else first.text.partition("\n")[0]
-    if late or not styled or first.style in ("", "HTML"):
-        return {"text": whole, "parse_mode": "HTML" if first.style == "HTML" and not late else ""}
-    entity = {"type": first.style, "offset": 0, "length": message.units(styled)}
-    return {"text": whole, "entities": [entity]}
+    content: dict[str, Any] = {"text": "\n".join([*lines, f"{os.uname().nodename} | #{number}"])}
+    styled = message.units(first.text if first.style == "pre" else first.text.partition("\n")[0])
+    if first.style and styled and not late:
+        content["entities"] = [{"type": first.style, "offset": 0, "length": styled}]
+    return content
 
 
 class Post:
@@ -89,17 +87,17 @@ class Post:
 
     def __init__(self, settings: config.Config, clock: Callable[[], float] = time.time) -> None:
         known, self.unsafe = secrets(settings.env_file)
-        self._token = known.get("TELEGRAM_BOT_TOKEN", "").strip()
-        text.remember_secret(self._token)
+        token = known.get("TELEGRAM_BOT_TOKEN", "").strip()
+        text.remember_secret(token)
         chats = [each for each in known.get("TELEGRAM_CHAT_ID", "").split(",") if each.strip()]
-        for value, name in ((self._token, "TELEGRAM_BOT_TOKEN"), (chats, "TELEGRAM_CHAT_ID")):
+        for value, name in ((token, "TELEGRAM_BOT_TOKEN"), (chats, "TELEGRAM_CHAT_ID")):
             if not value:
                 raise OperatorError(f"{name} is not set in {settings.env_file}", Exit.USAGE)
         self.chats = [parse_chat(each, known.get("TELEGRAM_THREAD_ID", "")) for each in chats]
         base = known.get("TELEGRAM_API_BASE") or "https://api.telegram.org"
-        self._url = f"{base.rstrip('/')}/bot{self._token}/"
+        self._url = f"{base.rstrip('/')}/bot{token}/"
         self._proxies = {"https": known["HTTPS_PROXY"]} if "HTTPS_PROXY" in known else {}
-        self._bot = "token " + hashlib.sha256(self._token.encode()).hexdigest()[:8]
+        self._bot = "token " + hashlib.sha256(token.encode()).hexdigest()[:8]
         self._settings, self._clock, self._state = settings.telegram, clock, settings.state
         self.outbox = Outbox(settings.state / "outbox")
         self.breaker = Breaker(settings.state / "outbox/breaker.json")
@@ -112,10 +110,6 @@ class Post:
         `why` of a letter that could be neither stored nor sent says so.
         """
         written, parts = [], message.split(model.text)
-        if len(parts) > 1 and model.style == "HTML":
-            model = replace(model, style="")
-        if len(parts) > 4:
-            parts = [f"{parts[0]}\n[... of {len(model.text)} characters ...]", parts[-1]]
         for chat, thread in [(model.chat, model.thread)] if model.chat else self.chats:
             for part in parts:
                 style = model.style if part is parts[0] or model.style == "pre" else ""
@@ -132,10 +126,9 @@ class Post:
     def flush(self, budget: float | None = None) -> None:
         """Deliver what waits, in order, as far as that is allowed now, for `budget` seconds."""
         self._end = time.monotonic() + (self._settings.budget if budget is None else budget)
-        if self.unsafe:
-            self._why = self.unsafe
-            return
         try:
+            if self.unsafe:
+                raise OperatorError(self.unsafe)
             with files.lock(self._state / "lock/outbox.lock", LOCK_WAIT_SECONDS, "another sender"):
                 self.breaker = Breaker(self._state / "outbox/breaker.json")
                 self.outbox.tidy(self._clock())
@@ -165,19 +158,18 @@ class Post:
         action, why, seconds, _ = self._try(batch)
         chat = batch[0].chat
         if action == "delivered":
-            self.outbox.remove(batch)
+            self.outbox.end(batch)
             for name in (API, self._bot, chat):
                 self.breaker.succeeded(name)
-            return
-        if action == "refused" and len(batch) > 1:
+        elif action == "refused" and len(batch) > 1:
             self._alone = True
-            return
-        for letter in batch if action in ("chat", "refused") else []:
-            self.outbox.bury(letter, why)
-        names = {"token": self._bot, "chat": chat, "wait": chat if seconds <= 60 else API}
-        in_time = time.monotonic() < self._end  # running out of time is no failure of theirs
-        self._why = self._why if in_time else f"{why}; then the time of this run was used up"
-        if action in names or (action != "refused" and in_time):
+        elif action == "refused":
+            self.outbox.end(batch, why)
+        elif time.monotonic() >= self._end and action in ("retry", "maybe"):
+            self._why = f"{why}; then the time of this run was used up"  # no failure of theirs
+        else:
+            self.outbox.end(batch if action == "chat" else [], why)
+            names = {"token": self._bot, "chat": chat, "wait": chat if seconds <= 60 else API}
             pause = seconds or PAUSES.get(action, 0.0)
             self.breaker.failed(self._clock(), why, pause, names.get(action, API))
 
@@ -188,7 +180,7 @@ class Post:
         while True:
             verdict = self._send(batch, changes)
             action, _, seconds, change = verdict
-            if action != "maybe":
+            if action not in ("maybe", "delivered"):
                 self.outbox.mark(batch, maybe=False)
             if action == "change" and not change.keys() <= changes.keys():
                 changes |= change
@@ -211,8 +203,8 @@ class Post:
             **compose(batch, self._clock()),
             **changes,
         }
-        content = {key: value for key, value in content.items() if value}
-        return self._ask("sendMessage", content, batch)
+        used = {key: value for key, value in content.items() if value}
+        return self._ask("sendMessage", used, batch)
 
     def _ask(self, method: str, content: dict[str, Any], batch: Sequence[Letter] = ()) -> "Verdict":
         cli.require("requests")
@@ -220,16 +212,15 @@ class Post:
 
         timeouts = (self._settings.connect_timeout, self._settings.timeout)
         call = botapi.Call(timeouts, lambda: self.outbox.mark(batch, maybe=True))
-        return botapi.judge(call.post(self._url + method, self._proxies, self._end, content))
+        return call.post(self._url + method, self._proxies, self._end, content)
 
     def fate(self, letter: Letter) -> tuple[Exit, str]:
         """What became of `letter`: 0 delivered, 5 it waits, 1 it was refused; and why."""
         why = letter.why or self.outbox.fate(letter)
-        if why is None:
-            return Exit.DONE, ""
-        held = self._held(letter.chat)
-        if why or not held:
-            return (Exit.PROBLEM, why) if why else (Exit.LATER, self._why)
+        if why is None or why:
+            return (Exit.PROBLEM, why) if why else (Exit.DONE, "")
+        if not (held := self._held(letter.chat)):
+            return Exit.LATER, self._why
         until = units.local_time(self.breaker.open_until(self._clock(), held))
         why = f"{self.breaker.records[held]['why']}; not asked again before {until}"
         return Exit.PROBLEM if held == self._bot else Exit.LATER, why

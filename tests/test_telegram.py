@@ -1,0 +1,324 @@
+"""Delivery: outages, kills, limits, refusals, against the stand-in of the Bot API."""
+
+import itertools
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import LONG, ROOT, run_script, wait_until
+from tests.helpers.bot_api import BotApi
+from upkeep import config
+from upkeep.errors import Exit
+from upkeep.outbox import Letter
+from upkeep.settings import TelegramSettings
+from upkeep.telegram import Post, choose, compose, parse_chat
+
+NOW = 1_800_000_000.0
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch):
+    with BotApi() as server:
+        for name, value in server.env.items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+def settings(home: Path, **telegram: float) -> config.Config:
+    quick = {"connect_timeout": 2.0, "timeout": 2.0, "budget": 20.0, **telegram}
+    made = TelegramSettings(**quick)  # type: ignore[arg-type]
+    return config.Config(file=home / "upkeep.toml", state=home / "var", telegram=made)
+
+
+def toml(home: Path, budget: str = "15s") -> Path:
+    file = home / "upkeep.toml"
+    file.write_text(f'[telegram]\nconnect_timeout = "2s"\ntimeout = "2s"\nbudget = "{budget}"\n')
+    return file
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("fault", ["502", "reset", "never_answer", "portal"])
+def test_an_outage_of_six_hours_loses_nothing(home: Path, api: BotApi, fault: str) -> None:
+    """300 alerts in six hours; a flush every two minutes; the clock is a parameter."""
+    clock = Clock()
+    quick = settings(home, timeout=0.1, connect_timeout=0.5, tries=1)
+    api.always = fault
+    for number in range(300):
+        clock.now += 72
+        post = Post(quick, clock)
+        post.write(Letter("", f"alert number {number:03}", ttl=86400.0))
+        if number % 2 or LONG:
+            post.flush()
+    api.always = "ok"
+    clock.now += 1300
+    begun = time.monotonic()
+    Post(quick, clock).flush()
+    assert time.monotonic() - begun < 30
+    assert len(api.messages) <= 8
+    found = re.findall(r"alert number (\d+)", "\n".join(api.texts))
+    assert found == sorted(found)
+    assert sorted(set(map(int, found))) == list(range(300))
+    assert len(found) == 300
+    assert Post(quick, clock).outbox.names() == []
+    first = time.strftime("[%m-%d %H:%M] ", time.localtime(NOW + 72))
+    assert f"{first}alert number 000" in api.texts[0]
+
+
+def test_no_accepted_alert_is_lost_by_kills_and_every_repeat_is_marked(
+    home: Path, api: BotApi
+) -> None:
+    """Senders are killed at random instants; those whose file was on the disk must arrive."""
+    storm = 300 if LONG else 24
+    file, dice = toml(home), random.Random(11)
+    for number in range(0, storm, 6):
+        senders = [
+            subprocess.Popen(
+                [sys.executable, ROOT / "bin/telegram_alert.py", f"storm {each}", "--config", file],
+                env={**os.environ},
+                stderr=subprocess.DEVNULL,
+            )
+            for each in range(number, number + 6)
+        ]
+        for sender in senders:
+            threading.Timer(dice.uniform(0.05, 0.9), sender.send_signal, [signal.SIGKILL]).start()
+        for sender in senders:
+            sender.wait()
+    accepted = set()
+    for place in (home / "var/outbox/new").iterdir():
+        if not place.name.startswith("."):
+            accepted.add(re.findall(r"storm (\d+)", place.read_text())[0])
+
+    def flushed() -> bool:
+        run_script("telegram_alert", "--flush", "--config", file, env=api.env)
+        (home / "var/outbox/breaker.json").unlink(missing_ok=True)
+        return Post(settings(home)).outbox.names() == []
+
+    wait_until(flushed, timeout=120)
+    assert list((home / "var/outbox").glob("dead/*")) == []
+    lines = [line for text in api.texts for line in text.split("\n") if "storm" in line]
+    delivered = Counter(re.findall(r"storm (\d+)", "\n".join(lines)))
+    assert accepted <= set(delivered)
+    assert max(delivered.values()) <= 3
+    for number, times in delivered.items():
+        marked = [line for line in lines if f"storm {number} (may be a repeat)" in line]
+        assert len(marked) >= times - 1
+
+
+def test_a_rate_limit_is_kept_across_processes_and_never_shortened(home: Path, api: BotApi) -> None:
+    api.script("429:3600")
+    file = toml(home)
+    done = run_script("telegram_alert", "one", "--config", file, env=api.env)
+    assert done.returncode == 5
+    assert "retry after 3600; not asked again before" in done.stderr
+    for _ in range(3):
+        assert run_script("telegram_alert", "x", "--config", file, env=api.env).returncode == 5
+    assert len(api.requests) == 1
+    clock = Clock()
+    clock.now = time.time() + 3590
+    Post(settings(home), clock).flush()
+    assert len(api.requests) == 1
+    clock.now = time.time() + 3605
+    Post(settings(home), clock).flush()
+    assert [len(api.sends), "4 messages, up to 1 h" in api.texts[0]] == [2, True]
+    assert Post(settings(home)).outbox.names() == []
+
+
+def test_a_short_rate_limit_is_waited_for_and_costs_no_try(home: Path, api: BotApi) -> None:
+    api.script(*["429:1"] * 4)
+    post = Post(settings(home))
+    letters = post.write(Letter("", "x"))
+    post.flush()
+    assert post.fate(letters[0]) == (Exit.DONE, "")
+    times = [each["time"] for each in api.sends]
+    assert all(later - sooner >= 0.99 for sooner, later in itertools.pairwise(times))
+
+
+def test_a_lost_answer_is_repeated_once_and_marked(home: Path, api: BotApi) -> None:
+    api.script("drop")
+    post = Post(settings(home))
+    post.write(Letter("", "x"))
+    post.flush()
+    assert [text.split("\n")[0] for text in api.texts] == ["x", "x (may be a repeat)"]
+
+
+def test_a_server_that_never_answers_gets_three_requests_at_most(home: Path, api: BotApi) -> None:
+    clock, api.always = Clock(), "drop"
+    for _ in range(20):
+        clock.now += 3600
+        post = Post(settings(home, timeout=0.3), clock)
+        if not api.sends:
+            post.write(Letter("", "x"))
+        post.flush()
+    assert 2 <= len(api.messages) <= 3
+
+
+def test_a_host_sends_over_one_connection_and_nobody_waits_long(home: Path, api: BotApi) -> None:
+    senders, api.always = 50 if LONG else 8, "hang"
+    file, begun = toml(home, budget="8s"), time.monotonic()
+    running = [
+        subprocess.Popen(
+            [sys.executable, ROOT / "bin/telegram_alert.py", f"x{each}", "--config", file],
+            env={**os.environ},
+            stderr=subprocess.DEVNULL,
+        )
+        for each in range(senders)
+    ]
+    assert {sender.wait() for sender in running} == {5}
+    if not LONG:
+        assert time.monotonic() - begun < 60
+    assert api.most_open <= 2
+    assert len(Post(settings(home)).outbox.names()) == senders
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "words"),
+    [
+        ("403:Forbidden: bot was kicked from the group chat", 1, "kicked"),
+        ("400:Bad Request: chat not found", 1, "chat not found"),
+        ("400:Bad Request: something new", 1, "something new"),
+        ("413:Request Entity Too Large", 1, "Too Large"),
+        ("401:Unauthorized", 1, "the token was refused"),
+        ("404:Not Found", 1, "the token was refused"),
+    ],
+)
+def test_a_refusal_is_told_and_nothing_is_asked_again(
+    home: Path, api: BotApi, fault: str, code: int, words: str
+) -> None:
+    api.script(fault)
+    post = Post(settings(home))
+    letter = post.write(Letter("", "x"))[0]
+    post.flush()
+    found, why = post.fate(letter)
+    assert (found, len(api.requests)) == (code, 1)
+    assert words in why
+    if "token" not in why and "new" not in why and "Large" not in why:
+        Post(settings(home)).write(Letter("", "y"))
+        Post(settings(home)).flush()
+        assert len(api.requests) == 1
+
+
+def test_one_bad_chat_among_good_ones(
+    home: Path, api: BotApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TELEGRAM_CHAT_ID", "666,4242, -1001:77")
+    api.chats = ("4242", "-1001")
+    post = Post(settings(home))
+    letters = post.write(Letter("", "x"))
+    post.flush()
+    assert [post.fate(each)[0] for each in letters] == [1, 0, 0]
+    assert [each["chat_id"] for each in api.messages] == ["4242", "-1001"]
+    assert api.messages[1]["message_thread_id"] == "77"
+
+
+def test_a_new_token_is_tried_at_once(
+    home: Path, api: BotApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = os.environ["TELEGRAM_BOT_TOKEN"]
+    monkeypatch.setenv("TELEGRAM_BOT_TOKEN", "1:AAwrong-wrong-wrong-wrong-wrong")
+    post = Post(settings(home))
+    letter = post.write(Letter("", "x"))[0]
+    post.flush()
+    assert post.fate(letter)[0] == 1
+    Post(settings(home)).flush()
+    assert len(api.requests) == 1
+    monkeypatch.setenv("TELEGRAM_BOT_TOKEN", good)
+    Post(settings(home)).flush()
+    assert len(api.messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "changed"),
+    [
+        ("migrate:-100777", {"chat_id": "-100777"}),
+        ("400:Bad Request: message thread not found", {"message_thread_id": None}),
+        ("400:Bad Request: can't parse entities: x", {"entities": None}),
+    ],
+)
+def test_what_another_form_mends_is_mended_in_the_same_run(
+    home: Path, api: BotApi, fault: str, changed: dict[str, str | None]
+) -> None:
+    api.script(fault)
+    post = Post(settings(home))
+    post.write(Letter("4242", "a title\nx", thread="5", style="bold"))
+    post.flush()
+    assert len(api.sends) == 2
+    assert {key: api.messages[0].get(key) for key in changed} == changed
+
+
+def test_without_a_disk_the_alert_goes_out_directly(
+    home: Path, api: BotApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "var").write_text("no directory")
+    post = Post(replace(settings(home), state=home / "var/x"))
+    letter = post.write(Letter("", "the disk is full"))[0]
+    assert post.fate(letter) == (Exit.DONE, "")
+    assert api.texts[0].startswith("the disk is full\n")
+    assert "sent directly" in capsys.readouterr().err
+
+
+def letter(number: int, chat: str = "1", text: str = "", **more: object) -> Letter:
+    made = Letter(chat, text or f"text {number}", time=NOW + number)
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+def test_a_backlog_is_joined_and_single_messages_are_not() -> None:
+    few = [letter(number) for number in range(5)]
+    assert choose(few, NOW + 9, alone=False) == few[:1]
+    many = [letter(number) for number in range(9)]
+    assert choose(many, NOW + 9, alone=False) == many
+    assert choose(many, NOW + 9, alone=True) == many[:1]
+    assert choose(few, NOW + 700, alone=False) == few
+    others = [letter(number, "2") for number in range(9)]
+    assert choose([*few, *others], NOW + 9, alone=False) == few[:1]
+    long = [letter(number, text="x" * 1500) for number in range(9)]
+    assert choose(long, NOW + 9, alone=False) == long[:2]
+
+
+def test_a_late_message_says_when_it_was_written() -> None:
+    text = compose([letter(0)], NOW + 8000)["text"]
+    when = time.strftime("[%m-%d %H:%M] text 0", time.localtime(NOW))
+    assert text.split("\n")[:2] == ["1 messages, up to 2 h 13 min late", when]
+
+
+def test_a_file_that_is_refused_in_a_backlog_does_not_stop_the_others(
+    home: Path, api: BotApi
+) -> None:
+    post = Post(settings(home))
+    for number in range(8):
+        post.write(Letter("", f"text {number}"))
+    api.script("400:Bad Request: odd", "ok", "400:Bad Request: odd")
+    post.flush()
+    assert [text.split("\n")[0] for text in api.texts] == [
+        f"text {n}" for n in (0, 2, 3, 4, 5, 6, 7)
+    ]
+    assert len(list((home / "var/outbox/dead").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("-1001:77", ("-1001", "77")),
+        (" 5 ", ("5", "9")),
+        ("@ops", ("@ops", "9")),
+        ("5:1", ("5", "")),
+    ],
+)
+def test_chats_and_threads(given: str, found: tuple[str, str]) -> None:
+    assert parse_chat(given, "9") == found
