@@ -6,23 +6,23 @@ Usage: telegram_alert.py [OPTIONS] [TEXT | -], or --flush, or --status
 The token and the chats come from the environment or .env: TELEGRAM_BOT_TOKEN, TELEGRAM_CHAT_ID
 (several with commas), and if needed TELEGRAM_THREAD_ID, TELEGRAM_API_BASE, HTTPS_PROXY.
 
-    $ telegram_alert.py "backup failed on db1"
-    telegram_alert: not delivered: the Bot API: connection refused; not asked again before
-    2026-02-13T03:00:31+09:00
+    telegram_alert: not delivered: Bot API: connection refused; not asked again before 2026-...
 
 Exit status: 0 delivered, or suppressed as a repeat · 1 refused · 2 usage, or no token or chat (the
 text is then printed) · 3 .env can be read by other users · 5 queued for later.
 """
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, config, message, units
+from upkeep import cli, config, message
 from upkeep.breaker import Breaker
 from upkeep.errors import Exit, OperatorError
 from upkeep.outbox import Letter, Outbox
@@ -32,14 +32,14 @@ EXAMPLES = """\
   dmesg | tail -50 | telegram_alert.py --pre -     # send what stands on stdin, columns kept
   telegram_alert.py --key db1 "db1 is down"        # at most one message in 15 minutes
   telegram_alert.py --resolve db1 "db1 is back"    # one message, if the problem was told
-  telegram_alert.py --flush                        # send what waits in the outbox (from cron)
+  telegram_alert.py --flush                        # send what waits, from cron
 """
-STDIN_MOST_BYTES = 4_000_000
 
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
     made = cli.parser(__doc__, EXAMPLES)
+    made._negative_number_matcher = re.compile(r"-\d+(:\d+)?$")  # a group's number is no option
     cli.add_dry_run(made)
     cli.add_json(made)
     add = made.add_argument
@@ -47,8 +47,7 @@ def parser() -> argparse.ArgumentParser:
     add("--title", default="", help="a first line in bold")
     add("--pre", action="store_const", const="pre", default="bold", help="keep columns of TEXT")
     add("--chat", metavar="ID[:THREAD]", help="another chat than those in .env")
-    levels = ("info", "warning", "critical")
-    add("--level", choices=levels, default="warning", help="info makes no sound")
+    add("--level", choices=("info", "warning", "critical"), default="warning", help="info: silent")
     add("--silent", action="store_true", help="make no sound")
     add("--key", help="a problem: its repeats are counted instead of sent")
     add("--repeat-after", type=cli.duration, metavar="D", help="with --key: send one every D")
@@ -60,19 +59,14 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def show_status(outbox: Outbox, breaker: Breaker, now: float, as_json: bool) -> None:
-    """Print what waits and what keeps it."""
+def status(outbox: Outbox, breaker: Breaker, now: float) -> dict[str, Any]:
+    """What waits, and until when which of api, token and chats are not asked (Unix seconds)."""
     ages = [letter.age(now) for letter in outbox.letters()]
-    found = {"queued": len(ages), "oldest_age_seconds": max(ages, default=0.0)}
     holds = {name: breaker.open_until(now, name) for name in breaker.records}
+    dead, until = len(list(outbox.dead.glob("*.json*"))), holds.pop("api", 0.0) or None
     holds = {name: until for name, until in holds.items() if until}
-    if as_json:
-        more = {"breaker_open_until": holds.pop("api", None), "holds": holds}
-        cli.print_json({**found, "dead": len(list(outbox.dead.glob("*.json*"))), **more})
-        return
-    print(f"{len(ages)} waiting, the oldest for {units.format_duration(max(ages, default=0.0))}")
-    for name, until in holds.items():
-        print(f"{name}: not before {units.local_time(until)}: {breaker.records[name]['why']}")
+    found = {"queued": len(ages), "oldest_age_seconds": max(ages, default=0.0), "dead": dead}
+    return {**found, "breaker_open_until": until, "holds": holds}
 
 
 def deliver(options: argparse.Namespace, settings: config.Config, text: str) -> int:
@@ -83,15 +77,16 @@ def deliver(options: argparse.Namespace, settings: config.Config, text: str) -> 
     try:
         post = Post(settings)
     except OperatorError:
-        print(text)
+        print(text, end="\n" if text else "")
         raise
     chat, thread = parse_chat(options.chat) if options.chat else ("", "")
     if options.dry_run:
-        print(f"would send to {chat or post.chats}: {options.title} {text}")
+        for each in [text] if text else [letter.text for letter in post.outbox.letters()]:
+            print(f"would send to {chat or post.chats}: {options.title} {each}")
         return Exit.DONE
-    alerts, expire = Alerts(settings, post), settings.telegram.expire_after
     style = options.pre if options.title or options.pre == "pre" else ""
-    alerts.model = Letter(chat, "", thread, style, options.silent, options.ttl or expire)
+    alerts, ttl = Alerts(settings, post), options.ttl or settings.telegram.expire_after
+    alerts.model = Letter(chat, "", thread, style, options.silent, ttl)
     again_after = options.repeat_after or settings.telegram.repeat_after
     if options.key:
         alerts.repeated(options.key, options.title, text, options.level, again_after)
@@ -110,21 +105,17 @@ def deliver(options: argparse.Namespace, settings: config.Config, text: str) -> 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit status."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    for place, word in enumerate(given[:-1]):
-        if word == "--chat":  # the number of a group begins like an option
-            given[place : place + 2] = [f"--chat={given[place + 1]}"]
-    options = parser().parse_args(given)
+    options = parser().parse_args(argv)
     settings = config.load(options.config)
     outbox = Outbox(settings.state / "outbox")
     if options.status:
         breaker = Breaker(settings.state / "outbox/breaker.json")
-        show_status(outbox, breaker, time.time(), options.json)
+        cli.print_json(status(outbox, breaker, time.time()))
         return Exit.DONE
     if options.flush:
         return deliver(options, settings, "") if outbox.names() else Exit.DONE
     from_stdin = options.text in (None, "-")
-    text = message.clean(sys.stdin.buffer.read(STDIN_MOST_BYTES) if from_stdin else options.text)
+    text = message.clean(sys.stdin.buffer.read(4_000_000) if from_stdin else options.text)
     if not text.strip():
         raise OperatorError("nothing to send: the text is empty", Exit.USAGE)
     return deliver(options, settings, text)

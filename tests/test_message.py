@@ -48,16 +48,6 @@ def test_every_text_becomes_messages_that_the_server_takes_with_nothing_lost() -
             assert content["text"].startswith(part)
 
 
-@pytest.mark.parametrize("whole", ["👨‍👩‍👧", "e\u0301", "👍🏽"])
-def test_a_cut_never_goes_through_a_character(whole: str) -> None:
-    for shift in range(len(whole)):
-        parts = message.split("x" * shift + whole * 2000)
-        assert len(parts) > 1
-        body = parts[1]
-        assert body.startswith(whole), body[:6]
-        assert sum(len(part) for part in parts) == shift + 2000 * len(whole)
-
-
 def test_a_cut_is_made_at_a_line_end_or_a_blank() -> None:
     lines = "".join(f"line number {number}\n" for number in range(500))
     assert all(part.endswith("\n") for part in message.split(lines))

@@ -1,7 +1,6 @@
-"""The one door for alerts: one message when something breaks, one when it is over, no nagging.
+"""The one door for alerts: one message when something breaks, one when it is over.
 
-An episode begins with the first `problem` of its key and ends with `recovered`. In between,
-repeats are counted and not told, except for a reminder after `remind_after`.
+In between, an episode, repeats are counted; a reminder tells them every `remind_after`.
 """
 
 import contextlib
@@ -20,10 +19,10 @@ _FIELDS = {"since", "told", "count"}
 
 
 class Alerts:
-    """Use it in a with statement around a script's work, outside of any lock; leaving it delivers.
+    """Use it with `with` around a script's work, outside of any lock; leaving it delivers.
 
-    A message is on the disk when a method returns. Trouble with the delivery is never raised: the
-    message waits. Without a token the text goes to the log and stderr only.
+    A message is on the disk when a method returns, and waits there while it can't be delivered.
+    Without a token the text goes to the log and stderr only.
     """
 
     def __init__(self, settings: Config, post: Post | None = None) -> None:
@@ -37,8 +36,7 @@ class Alerts:
     def __exit__(self, *_: object) -> None:
         if self._post and self.written:
             self._post.flush()
-            if self._post.unsafe:
-                cli.warn(self._post.unsafe)
+            cli.warn(self._post.unsafe) if self._post.unsafe else None
 
     def problem(self, key: str, title: str, body: str = "", level: str = "warning") -> None:
         """Open the episode `key`, or continue it: told now, then every `remind_after`."""
@@ -61,15 +59,14 @@ class Alerts:
     def recovered(self, key: str, title: str, body: str = "") -> None:
         """Close the episode `key` with one message, if it is open."""
         with self._episodes() as episodes:
-            if episode := episodes.pop(key, None):
+            if (episode := episodes.pop(key, None)) and title:
                 lasted = units.format_duration(max(0.0, time.time() - episode["since"]))
                 body = f"{body}\nrecovered after {lasted} ({episode['count']} repeats)".lstrip()
                 self.inform(title, body)
 
     def forget(self, key: str) -> None:
         """Close the episode `key` without a message."""
-        with self._episodes() as episodes:
-            episodes.pop(key, None)
+        self.recovered(key, "")
 
     def inform(self, title: str, body: str = "", level: str = "info", kind: str = "") -> None:
         """Send a message outside of any episode. Level info is silent, kind "pre" keeps columns."""

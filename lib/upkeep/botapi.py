@@ -1,7 +1,7 @@
 """One request to the Bot API: bounded in time, and able to tell "never sent" from "maybe sent".
 
-Imported only to send: it imports requests, whose exceptions are alike for a handshake that hangs
-and for a lost answer. To repeat that one may deliver twice, so the connection itself reports.
+requests raises alike for a handshake that hangs and for a lost answer, after which a repeat may be
+a second delivery: so the connection itself reports. Imported only to send, as it imports requests.
 """
 
 import json
@@ -16,16 +16,13 @@ from requests.adapters import HTTPAdapter
 
 from upkeep import text
 
-_ANSWER_MOST_BYTES = 1 << 20
 _TROUBLES = {  # what stands in an exception, whose own text holds the token; in clear words
     "resol": "its name cannot be resolved (DNS)",
     "refused": "connection refused",
     "certificate": "its certificate is not valid (wrong clock? captive portal?)",
-    "proxy": "the proxy does not let it through",
     "connecttimeout": "no connection in time",
     "timed out": "no TLS handshake in time",
-    "invalid": "TELEGRAM_API_BASE or the proxy is not a valid address",
-    "": "no connection",
+    "": "no connection (network? proxy? TELEGRAM_API_BASE?)",
 }
 
 # urllib3 logs the address of every request, and the token is a part of it.
@@ -44,10 +41,8 @@ class Verdict(NamedTuple):
 
 
 def judge(status: int, answer: bytes) -> Verdict:
-    """Classify an HTTP answer, see core.telegram.org/bots/api#making-requests.
-
-    Proxies and captive portals answer, too: only JSON with "ok" is the API's own word.
-    """
+    """Classify an HTTP answer (core.telegram.org/bots/api#making-requests). Only JSON with "ok" is
+    the API's own word: proxies and captive portals answer, too."""
     if status >= 500:  # a gateway that gave up waiting may hide a delivery
         return Verdict("maybe" if status == 504 else "retry", f"the server failed (HTTP {status})")
     try:
@@ -56,41 +51,34 @@ def judge(status: int, answer: bytes) -> Verdict:
         body = None
     if not isinstance(body, dict) or ("result" not in body and body.get("ok") is not False):
         torn = status == 200 and answer.lstrip()[:1] == b"{"
-        action = "maybe" if torn else "stop" if 300 <= status < 400 else "retry"
+        action = "maybe" if torn else "stop" if status // 100 == 3 else "retry"
         return Verdict(action, f"HTTP {status} from something that is not the Bot API")
     details = body["parameters"] if isinstance(body.get("parameters"), dict) else {}
+    seconds, moved = details.get("retry_after"), details.get("migrate_to_chat_id")
     why = text.printable(str(body.get("description")))
-    return Verdict("delivered") if body.get("ok") else _refusal(status, why, details)
-
-
-def _refusal(status: int, why: str, details: dict[str, Any]) -> Verdict:
+    if body.get("ok"):
+        return Verdict("delivered")
     if status == 429:
-        seconds = details.get("retry_after")
         return Verdict("wait", why, max(float(seconds), 1.0) if type(seconds) is int else 60.0)
     if status in (401, 404):
         return Verdict("token", f"the token was refused ({why})")
-    if moved := details.get("migrate_to_chat_id"):
+    if moved:
         return Verdict("change", why, change={"chat_id": str(moved)})
-    if "entit" in why:
-        return Verdict("change", why, change={"entities": ""})
-    if "thread not found" in why:
-        return Verdict("change", why, change={"message_thread_id": ""})
+    if "thread not found" in why or "entit" in why:
+        return Verdict("change", why, change={"message_thread_id": "", "entities": ""})
     lost = status == 403 or "chat not found" in why or "not enough rights" in why
     return Verdict("chat" if lost else "refused", why)
 
 
 class Call(HTTPAdapter):
-    """One POST in a thread of its own: nothing else bounds DNS or an answer that drips.
-
-    `timeouts` are the seconds for a TCP connection and for TLS or the answer. `before_send` is
-    called right before the first byte leaves; when it raises OSError, nothing is sent.
-    """
+    """One POST in a thread of its own: nothing else bounds DNS or an answer that drips. `timeouts`:
+    seconds for TCP, and for TLS or the answer. `before_send` is called right before the first byte
+    leaves; when it raises OSError, nothing is sent."""
 
     def __init__(self, timeouts: tuple[float, float], before_send: Callable[[], None]) -> None:
         super().__init__(max_retries=0)
         self._timeouts, self._before_send = timeouts, before_send
-        self._mutex = threading.Lock()
-        self._given_up = self._maybe_sent = False
+        self._maybe_sent = False
         self._verdict: Verdict | None = None
 
     def post(self, url: str, proxies: dict[str, str], end: float, content: Any) -> Verdict:
@@ -98,10 +86,8 @@ class Call(HTTPAdapter):
         work = threading.Thread(target=self._work, args=(url, proxies, content), daemon=True)
         work.start()
         work.join(max(0.0, end - time.monotonic()))
-        with self._mutex:
-            self._given_up = True
-        late = "no answer before the time was up"
-        return self._verdict or Verdict("maybe" if self._maybe_sent else "retry", late)
+        late = Verdict("maybe" if self._maybe_sent else "retry", "no answer before the time was up")
+        return self._verdict or late
 
     def cert_verify(self, conn: Any, *args: Any, **options: Any) -> None:
         """Called by requests with the pool of every request: have its connections report here."""
@@ -118,11 +104,8 @@ class Call(HTTPAdapter):
 
             def connect(self) -> None:
                 super().connect()
-                with call._mutex:
-                    if call._given_up:
-                        raise OSError("given up")
-                    call._before_send()
-                    call._maybe_sent = True
+                call._before_send()
+                call._maybe_sent = True
 
         conn.ConnectionCls = Connection
 
@@ -134,13 +117,11 @@ class Call(HTTPAdapter):
                 session.mount("https://", self)
                 session.proxies.update(proxies)
                 response = session.post(url, timeout=self._timeouts, **options)
-                body = response.raw.read(_ANSWER_MOST_BYTES, decode_content=True)
+                body = response.raw.read(1 << 20, decode_content=True)
             self._verdict = judge(response.status_code, body)
         except Exception as error:  # whatever it is, its text may hold the token
             told = f"{type(error).__name__} {error!r}".lower()
             trouble = next(words for needle, words in _TROUBLES.items() if needle in told)
-            action = "stop" if "certificate" in told else "retry"
-            if self._maybe_sent:
-                late = "no answer in time" if "timed out" in told else "the answer broke off"
-                action, trouble = "maybe", late
-            self._verdict = Verdict(action, f"the Bot API: {trouble}")
+            unsent = Verdict("stop" if "certificate" in told else "retry", f"Bot API: {trouble}")
+            lost = "no answer in time" if "timed out" in told else "the answer broke off"
+            self._verdict = Verdict("maybe", f"Bot API: {lost}") if self._maybe_sent else unsent

@@ -7,15 +7,12 @@ from typing import Any
 
 from upkeep import files
 
-FURTHEST_SECONDS = 48 * 3600.0
-
 
 class Breaker:
     """Whether a service may be asked, or several in one file, by `name`. Times are Unix seconds.
 
-    After a failure a service is left alone for 30 s, doubling with each more up to 600 s; then the
-    next caller may try, and a success closes the breaker. Where the file can't be used it holds
-    for this process only. Callers that change it at once hold a lock of their own.
+    A failure closes it off for 30 s, each more for twice as long, up to 600 s; a success ends that.
+    Without a writable file it works in this process only. Hold a lock of your own around changes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,7 +25,7 @@ class Breaker:
     def open_until(self, now: float, name: str = "api") -> float:
         """Until when not to ask; 0.0: now. An end beyond 48 h comes from a wrong clock."""
         until = self.records.get(name, {}).get("until")
-        return until if isinstance(until, float) and 0 < until - now <= FURTHEST_SECONDS else 0.0
+        return until if isinstance(until, float) and 0 < until - now <= 48 * 3600.0 else 0.0
 
     def failed(self, now: float, why: str, pause: float = 0.0, name: str = "api") -> None:
         """Count a failure; `pause` in seconds replaces the doubling one."""

@@ -1,10 +1,7 @@
 """The text of a message: any bytes made readable, and cut into parts that fit."""
 
-import unicodedata
-
 TEXT_MOST = 3800  # of 4096 UTF-16 units: some stay free for what is added when it is sent
 
-_ON = ("Mn", "Me", "Mc", "Cf", "Sk")  # accents, emoji joiners and skin tones: on the one before
 _DROPPED = dict.fromkeys([0x0D, *range(0x2028, 0x202F)])  # the server drops these, too
 _BLANKED = dict.fromkeys([*(code for code in range(32) if code not in (9, 10, 13)), 0x7F], " ")
 
@@ -23,25 +20,15 @@ def units(text: str) -> int:
 
 
 def split(text: str, most: int = TEXT_MOST) -> list[str]:
-    """Parts of at most `most` UTF-16 units, cut at line ends or blanks, never in a character."""
+    """Parts of at most `most` UTF-16 units, cut behind line ends or else blanks where there are."""
     parts = []
     while text:
-        end = _cut_at(text, most)
+        end = min(most, len(text))
+        while (excess := units(text[:end]) - most) > 0:
+            end -= (excess + 1) // 2
+        if end < len(text):
+            found = text.rfind("\n", end // 2, end)
+            end = (found if found >= 0 else text.rfind(" ", end // 2, end)) + 1 or end
         parts.append(text[:end])
         text = text[end:]
     return [part for part in parts if part.strip()]
-
-
-def _cut_at(text: str, most: int) -> int:
-    end = min(most, len(text))
-    while (excess := units(text[:end]) - most) > 0:
-        end -= (excess + 1) // 2
-    if end == len(text):
-        return end
-    found = text.rfind("\n", end // 2, end)
-    found = found if found >= 0 else text.rfind(" ", end // 2, end)
-    if found >= 0:
-        return found + 1
-    while end > most // 4 and (text[end - 1] == "\u200d" or unicodedata.category(text[end]) in _ON):
-        end -= 1
-    return end

@@ -1,7 +1,6 @@
-"""Messages that were accepted and are not delivered yet: one file each, on the disk first.
+"""Messages that were accepted and are not delivered yet: files in <state>/outbox/new, in order.
 
-<state>/outbox/new/ has them in the order of sending. ".maybe" is added to a name right before the
-request, so that a kill can't hide a delivery. dead/ keeps what was given up, with the reason.
+".maybe" is added to a name right before a request, so that a kill can't hide a delivery.
 """
 
 import json
@@ -14,9 +13,7 @@ from pathlib import Path
 from upkeep import files
 
 MOST_LETTERS = 500
-_MOST_BYTES = 100_000  # of one file
 MOST_MAYBES = 3
-_DEAD_KEPT = 100
 _LONGEST_AGE_SECONDS = 30 * 86400.0
 _MAYBE = ".maybe"
 
@@ -44,6 +41,11 @@ class Letter:
         """Seconds since it was written; 0.0 when the clock must have been set in between."""
         return now - self.time if 0 < now - self.time < _LONGEST_AGE_SECONDS else 0.0
 
+    def encoded(self) -> bytes:
+        """As it is stored."""
+        record = asdict(replace(self, path=None))
+        return json.dumps({key: value for key, value in record.items() if value}).encode()
+
 
 class Outbox:
     """The outbox in directory `root`. Methods raise OSError when the disk refuses."""
@@ -60,7 +62,7 @@ class Outbox:
         """Store `letter` durably, behind all others; only then is it accepted."""
         name = name or f"{time.time_ns():020}-{os.getpid()}-{os.urandom(2).hex()}"
         stored = replace(letter, time=now, path=self.new / f"{name}.json")
-        files.atomic_write(self.new / f"{name}.json", _encoded(stored))
+        files.atomic_write(self.new / f"{name}.json", stored.encoded())
         return stored
 
     def letters(self) -> list[Letter]:
@@ -69,7 +71,7 @@ class Outbox:
 
     def _read(self, path: Path) -> Letter | None:
         try:
-            letter = Letter(**json.loads(files.read_small(path, _MOST_BYTES)), path=path)
+            letter = Letter(**json.loads(files.read_small(path, 100_000)), path=path)
             if any(type(letter.__dict__[key]) is not kind for key, kind in _TYPES.items()):
                 raise ValueError
         except FileNotFoundError:  # delivered or given up by another process
@@ -92,17 +94,14 @@ class Outbox:
         """Forget what is delivered; or, with `why`, give it up: dead/ keeps the newest hundred."""
         for letter in letters:
             if letter.path and why:
-                files.atomic_write(self._grave(letter), _encoded(replace(letter, why=why)))
-                for name in sorted(os.listdir(self.dead))[:-_DEAD_KEPT]:
+                files.atomic_write(self._grave(letter), replace(letter, why=why).encoded())
+                for name in sorted(os.listdir(self.dead))[:-100]:
                     (self.dead / name).unlink(missing_ok=True)
             if letter.path:
                 letter.path.unlink(missing_ok=True)
 
     def tidy(self, now: float) -> None:
-        """Give up what is too old, too much, or was sent three times without an answer.
-
-        Silent ones go first. The chat is told, once until that notice is delivered.
-        """
+        """Give up what is too old, too much or unanswered, silent ones first. The chat is told."""
         letters = sorted(self.letters(), key=lambda each: not each.silent)
         for number, letter in enumerate(letters):
             why = "the outbox was full" if len(letters) - number > MOST_LETTERS else ""
@@ -127,8 +126,3 @@ class Outbox:
 
 
 _TYPES = {key: type(value) for key, value in Letter().__dict__.items() if key != "path"}
-
-
-def _encoded(letter: Letter) -> bytes:
-    record = asdict(replace(letter, path=None))
-    return json.dumps({key: value for key, value in record.items() if value}).encode()

@@ -1,6 +1,7 @@
 """Messages to Telegram: into the outbox first, then sent, by one sender of the host at a time."""
 
 import hashlib
+import itertools
 import os
 import random
 import re
@@ -8,19 +9,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from upkeep import cli, config, files, message, text, units
 from upkeep.breaker import Breaker
 from upkeep.errors import Exit, OperatorError
 from upkeep.outbox import Letter, Outbox
 
-if TYPE_CHECKING:
-    from upkeep.botapi import Verdict
-
 API = "api"  # names in the breaker: this, one of the token, and the chats'
-LOCK_WAIT_SECONDS = 2.0
-SHORT_WAIT_SECONDS = 10.0
 PAUSES = {"token": 3600.0, "chat": 6 * 3600.0}  # after what only an operator can mend
 BACKLOG_LETTERS = 6
 BACKLOG_SECONDS = 600.0
@@ -49,25 +45,18 @@ def parse_chat(value: str, thread: str = "") -> tuple[str, str]:
 
 
 def choose(waiting: list[Letter], now: float, alone: bool) -> list[Letter]:
-    """What goes out next as one message: the first letter and, behind a backlog, as many more of
-    the same chat and thread as fit."""
-    first, *rest = waiting
-    rest = [each for each in rest if (each.chat, each.thread) == (first.chat, first.thread)]
-    backlog = len(rest) + 1 >= BACKLOG_LETTERS or first.age(now) >= BACKLOG_SECONDS
-    batch, size = [first], message.units(first.text)
-    for letter in rest if backlog and not alone else []:
-        size += message.units(letter.text) + 40
-        if size > message.TEXT_MOST:
-            break
-        batch.append(letter)
-    return batch
+    """What goes out as one message: the first letter, of a backlog as many as fit to one chat."""
+    first = waiting[0]
+    same = [each for each in waiting if (each.chat, each.thread) == (first.chat, first.thread)]
+    if alone or (len(same) < BACKLOG_LETTERS and first.age(now) < BACKLOG_SECONDS):
+        return [first]
+    sizes = itertools.accumulate(message.units(each.text) + 40 for each in same)
+    fitting = sum(size <= message.TEXT_MOST for size in sizes)
+    return same[: max(fitting, 1)]
 
 
 def compose(batch: list[Letter], now: float) -> dict[str, Any]:
-    """The text of the request that sends `batch`; formatting needs no parsing there.
-
-    What is late is headed by its own time, what may be a repeat says so.
-    """
+    """The text that sends `batch`: what is late has its own time, what may be a repeat says so."""
     first, age = batch[0], batch[0].age(now)
     late = len(batch) > 1 or age >= BACKLOG_SECONDS
     lines = [f"{len(batch)} messages, up to {units.format_duration(age)} late"] if late else []
@@ -75,7 +64,13 @@ def compose(batch: list[Letter], now: float) -> dict[str, Any]:
         when = time.strftime("[%m-%d %H:%M] ", time.localtime(letter.time)) if late else ""
         lines.append(when + letter.text + (" (may be a repeat)" if letter.maybes else ""))
     number = first.path.name.partition(".")[0][-4:] if first.path else "unstored"
-    content: dict[str, Any] = {"text": "\n".join([*lines, f"{os.uname().nodename} | #{number}"])}
+    content = {
+        "chat_id": first.chat,
+        "message_thread_id": first.thread,
+        "disable_notification": all(letter.silent for letter in batch),
+        "link_preview_options": {"is_disabled": True},
+        "text": "\n".join([*lines, f"{os.uname().nodename} | #{number}"]),
+    }
     styled = message.units(first.text if first.style == "pre" else first.text.partition("\n")[0])
     if first.style and styled and not late:
         content["entities"] = [{"type": first.style, "offset": 0, "length": styled}]
@@ -102,14 +97,13 @@ class Post:
         self.outbox = Outbox(settings.state / "outbox")
         self.breaker = Breaker(settings.state / "outbox/breaker.json")
         self._end = time.monotonic() + self._settings.budget
-        self._why, self._alone = "the time of this run was used up", False
+        self._why, self._alone = "the time of this run was used up", 0
 
     def write(self, model: Letter) -> list[Letter]:
-        """Store one letter like `model` for each chat and part; without a disk, send it directly.
-
-        `why` of a letter that could be neither stored nor sent says so.
-        """
+        """Store letters like `model`, one for each chat and part; without a disk, send them."""
         written, parts = [], message.split(model.text)
+        if len(parts) > 4:
+            parts = [f"{parts[0]}\n[... of {len(model.text)} characters ...]", parts[-1]]
         for chat, thread in [(model.chat, model.thread)] if model.chat else self.chats:
             for part in parts:
                 style = model.style if part is parts[0] or model.style == "pre" else ""
@@ -117,10 +111,8 @@ class Post:
                 try:
                     written.append(self.outbox.put(letter, self._clock()))
                 except OSError as error:
-                    verdict = self._try([letter])
-                    lost = "" if verdict.action == "delivered" else f"not sent: {verdict.why}"
-                    cli.warn(f"{error.filename}: {error.strerror}; {lost or 'sent directly'}")
-                    written.append(replace(letter, why=lost))
+                    cli.warn(f"{error.filename}: {error.strerror}; the message is sent directly")
+                    written.append(replace(letter, why=self._try([letter]).why))
         return written
 
     def flush(self, budget: float | None = None) -> None:
@@ -129,7 +121,7 @@ class Post:
         try:
             if self.unsafe:
                 raise OperatorError(self.unsafe)
-            with files.lock(self._state / "lock/outbox.lock", LOCK_WAIT_SECONDS, "another sender"):
+            with files.lock(self._state / "lock/outbox.lock", 2.0, "another sender"):
                 self.breaker = Breaker(self._state / "outbox/breaker.json")
                 self.outbox.tidy(self._clock())
                 self._probe()
@@ -147,7 +139,8 @@ class Post:
 
     def _next(self) -> list[Letter]:
         waiting = [each for each in self.outbox.letters() if not self._held(each.chat)]
-        return choose(waiting, self._clock(), self._alone) if waiting else []
+        self._alone -= self._alone > 0
+        return choose(waiting, self._clock(), self._alone > 0) if waiting else []
 
     def _held(self, chat: str) -> str:
         """What in the breaker keeps letters to `chat` back; "" if nothing does."""
@@ -157,28 +150,26 @@ class Post:
     def _deliver(self, batch: list[Letter]) -> None:
         action, why, seconds, _ = self._try(batch)
         chat = batch[0].chat
-        if action == "delivered":
-            self.outbox.end(batch)
-            for name in (API, self._bot, chat):
-                self.breaker.succeeded(name)
-        elif action == "refused" and len(batch) > 1:
-            self._alone = True
-        elif action == "refused":
+        if action == "refused" and len(batch) > 1:
+            self._alone = len(batch)
+        elif action in ("delivered", "chat", "refused"):
             self.outbox.end(batch, why)
-        elif time.monotonic() >= self._end and action in ("retry", "maybe"):
+        for name in (API, self._bot, chat) if action == "delivered" else ():
+            self.breaker.succeeded(name)
+        if time.monotonic() >= self._end and action in ("retry", "maybe"):
             self._why = f"{why}; then the time of this run was used up"  # no failure of theirs
-        else:
-            self.outbox.end(batch if action == "chat" else [], why)
+        elif action not in ("delivered", "refused"):
             names = {"token": self._bot, "chat": chat, "wait": chat if seconds <= 60 else API}
             pause = seconds or PAUSES.get(action, 0.0)
             self.breaker.failed(self._clock(), why, pause, names.get(action, API))
 
-    def _try(self, batch: list[Letter]) -> "Verdict":
+    def _try(self, batch: list[Letter]) -> Any:
         """Send `batch` until there is a verdict: three tries, but one more after a lost answer."""
         changes: dict[str, str] = {}
         tries = maybes = 0
         while True:
-            verdict = self._send(batch, changes)
+            content = {**compose(batch, self._clock()), **changes}
+            verdict = self._ask("sendMessage", content, batch)
             action, _, seconds, change = verdict
             if action not in ("maybe", "delivered"):
                 self.outbox.mark(batch, maybe=False)
@@ -188,39 +179,28 @@ class Post:
             tries += action in ("retry", "maybe")
             maybes += action == "maybe"
             pause = (seconds or 2.0 ** (tries - 1)) * random.uniform(1, 1.25)
-            left = min(SHORT_WAIT_SECONDS, self._end - time.monotonic())
+            left = min(10.0, self._end - time.monotonic())
             over = tries >= self._settings.tries or maybes > 1 or pause > left
             if over or action not in ("retry", "maybe", "wait"):
                 return verdict._replace(action="refused") if action == "change" else verdict
             time.sleep(pause)
 
-    def _send(self, batch: list[Letter], changes: dict[str, str]) -> "Verdict":
-        content = {
-            "chat_id": batch[0].chat,
-            "message_thread_id": batch[0].thread,
-            "disable_notification": all(letter.silent for letter in batch),
-            "link_preview_options": {"is_disabled": True},
-            **compose(batch, self._clock()),
-            **changes,
-        }
-        used = {key: value for key, value in content.items() if value}
-        return self._ask("sendMessage", used, batch)
-
-    def _ask(self, method: str, content: dict[str, Any], batch: Sequence[Letter] = ()) -> "Verdict":
+    def _ask(self, method: str, content: dict[str, Any], batch: Sequence[Letter] = ()) -> Any:
         cli.require("requests")
         from upkeep import botapi
 
         timeouts = (self._settings.connect_timeout, self._settings.timeout)
+        content = {key: value for key, value in content.items() if value}
         call = botapi.Call(timeouts, lambda: self.outbox.mark(batch, maybe=True))
         return call.post(self._url + method, self._proxies, self._end, content)
 
     def fate(self, letter: Letter) -> tuple[Exit, str]:
         """What became of `letter`: 0 delivered, 5 it waits, 1 it was refused; and why."""
-        why = letter.why or self.outbox.fate(letter)
-        if why is None or why:
-            return (Exit.PROBLEM, why) if why else (Exit.DONE, "")
-        if not (held := self._held(letter.chat)):
+        why, held = letter.why or self.outbox.fate(letter), self._held(letter.chat)
+        if why == "" and held:
+            until = units.local_time(self.breaker.open_until(self._clock(), held))
+            why = f"{self.breaker.records[held]['why']}; not asked again before {until}"
+            return Exit.PROBLEM if held == self._bot else Exit.LATER, why
+        if why == "":
             return Exit.LATER, self._why
-        until = units.local_time(self.breaker.open_until(self._clock(), held))
-        why = f"{self.breaker.records[held]['why']}; not asked again before {until}"
-        return Exit.PROBLEM if held == self._bot else Exit.LATER, why
+        return (Exit.PROBLEM, why) if why else (Exit.DONE, "")
