@@ -13,7 +13,6 @@ from pathlib import Path
 from upkeep import files
 
 MOST_LETTERS = 500
-MOST_MAYBES = 3
 _LONGEST_AGE_SECONDS = 30 * 86400.0
 _MAYBE = ".maybe"
 
@@ -106,7 +105,7 @@ class Outbox:
         for number, letter in enumerate(letters):
             why = "the outbox was full" if len(letters) - number > MOST_LETTERS else ""
             why = "expired" if 0 < letter.ttl < letter.age(now) else why
-            why = "sent three times without an answer" if letter.maybes >= MOST_MAYBES else why
+            why = "sent three times without an answer" if letter.maybes >= 3 else why
             if why:
                 self.end([letter], why)
                 since = time.strftime("%F %R", time.localtime(letter.time))
