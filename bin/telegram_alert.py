@@ -62,7 +62,8 @@ def parser() -> argparse.ArgumentParser:
 def status(outbox: Outbox, breaker: Breaker, now: float) -> dict[str, Any]:
     """What waits, and until when which of api, token and chats are not asked (Unix seconds)."""
     ages = [letter.age(now) for letter in outbox.letters()]
-    holds = {k: until for k in breaker.records if (until := breaker.open_until(now, k))}
+    each = ((name, breaker.open_until(now, name)) for name in breaker.records)
+    holds: dict[str, Any] = {name: until for name, until in each if until}
     dead, until = len(list(outbox.dead.glob("*.json*"))), holds.pop("api", None)
     found = {"queued": len(ages), "oldest_age_seconds": max(ages, default=0.0), "dead": dead}
     return {**found, "breaker_open_until": until, "holds": holds}
