@@ -1,12 +1,15 @@
 """Cron expressions: what they mean, also in the two nights in which the clocks are changed."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
-from upkeep import proc, schedule
+from tests.helpers import LONG, cron_machine, wait_until
+from upkeep import files, proc, schedule
 
 
 @pytest.fixture(autouse=True)
@@ -121,3 +124,31 @@ def test_missed_runs_count_from_the_last_run_this_boot_and_the_installation() ->
     fresh = [("job", "* * * * *", now - quiet - 600)]
     assert schedule.outlook(fresh, 1.0, now)[1] in range(min(9, long_ago), 11)
     assert schedule.outlook([("job", "nonsense", 1.0)], 1.0, now) == (None, 0)
+
+
+NIGHTS = [("2026-03-29 01:57:50", "2026-03-29 03:04", 60)]  # begin, end, how fast the clock goes
+if LONG:
+    NIGHTS += [("2026-10-25 01:57:50", "2026-10-25 03:04", 300)]
+LINES = ("30 2 * * *", "15 2 * * *", "*/15 2 * * *", "58 1 * * *", "0 3 * * *", "*/2 * * * *")
+
+
+@pytest.mark.skipif(not shutil.which("faketime"), reason="needs faketime")
+@pytest.mark.parametrize(("begin", "end", "speed"), NIGHTS)
+def test_the_real_cron_agrees_when_clocks_are_changed(
+    home: Path, begin: str, end: str, speed: int
+) -> None:
+    expected = [_times(each, begin, end) for each in LINES]
+    last = home / "end"
+    with cron_machine.machine(home / "machine") as host:
+        lines = [f"{each} root echo x >>{home}/{n}\n" for n, each in enumerate(LINES)]
+        stop = datetime.fromisoformat(end)
+        lines.append(f"{stop.minute + 1} {stop.hour} * * * root touch {last}\n")
+        files.atomic_write(host.place / "cron.d/night", "".join(lines).encode(), 0o644)
+        zone = {"TZ": "Europe/Berlin"}
+        with host.cron("faketime", "-f", f"@{begin} x{speed}", env=zone):
+            wait_until(last.exists, 120)
+    ran = [
+        len((home / str(n)).read_text().split()) if (home / str(n)).exists() else 0
+        for n in range(len(LINES))
+    ]
+    assert ran == [len(each) for each in expected]
