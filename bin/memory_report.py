@@ -3,13 +3,15 @@
 
 usage: memory_report.py [--since 3d] [--top N] [--json | --html FILE | --export FILE] [--telegram]
 
-    PROBLEM: trader.py: leak, 48 MiB a day, at its limit in 2 d 6 h
-    swap 120 MiB of 512 MiB, moving 0 B/s; stalled 0.0% of a minute; 0 out-of-memory kills
-    disk / 9.1 GiB used, 28 GiB free
+    PROBLEM: trader.py: leak, 38 MiB a day, at its limit in 3 d 10 h
+    available 1.1 GiB, limit 2.0 GiB (host), stalled 0.0 % of a minute
+    swap 120 MiB of 512 MiB, moving 0 B/s; out-of-memory kills: 0
 
-    PROGRAM    N      RSS  24H  TREND      LAST
-    trader.py  1  192 MiB    0  leak       ▂▂▃▄▄▅▅▆▇█
-    shop:app   5  160 MiB    0  steady     ▇▇█▇▇▇▇█▇▇
+    PROGRAM         N      RSS  24H  TREND   LAST
+    trader.py       1  167 MiB    0  leak    ▃▄▄▅▅▆▆▇▇█
+    shop:app        5  142 MiB    0  steady  ▇▇▇▇▇▇▆▇█▇
+    PSS known for 61 of 73 processes
+    disk /: 24 GiB used, 78 GiB free, full in 61 days
 
 exit codes: 0 reported, whatever was found; 1 something could not be read or written; 2 usage or
 configuration.
@@ -27,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 from upkeep import cli, config, files, history, leak, levels, memory, page, samples, text
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
+from upkeep.programs import Program
 from upkeep.samples import Point, Reading, Row, Series
 from upkeep.settings import HostSettings
 from upkeep.units import format_size
@@ -36,7 +39,6 @@ EXAMPLES = """  memory_report.py  # how is this host, and who uses its memory?
   memory_report.py --html /srv/www/memory.html --refresh 30s  # a page to keep open
   memory_report.py --export - | ssh desk memory_report.py --history -  # judge it elsewhere"""
 DAY = 86400.0
-Lines = list[str]
 WINDOWS = {"restarts_24h": DAY, "restarts_7d": 7 * DAY}
 
 
@@ -58,90 +60,78 @@ def parser() -> ArgumentParser:
 
 
 def gather(settings: Config, options: Namespace) -> tuple[Row, Series, list[str]]:
-    """The document, the history behind it, and what is wrong. Raises OperatorError."""
+    """The JSON document, the series for charts, and what is wrong. Raises OperatorError."""
     now = samples.take(settings, options.proc_root, options.top or settings.host.top)
     past, skipped = samples.read(settings.state, max(options.since or 0, 7 * DAY), now.time)
     series = samples.series([*past, samples.with_points(now.row)])
     end, limits, window = now.time, now.limits, options.since or leak.WINDOW_SECONDS
+    running = {each.name: each for each in now.programs}
     if options.history:
         series, skipped = read_history(options.history)
         limits = {name: int(now.host["limit_bytes"]) for name in series}
         end = max((points[-1].time for points in series.values()), default=end)
-        window = options.since or math.inf
+        window, running = options.since or math.inf, {}
     if skipped:
         cli.warn(f"{options.history or settings.state}: {skipped} lines are no samples: left out")
     verdicts = leak.judge_all(settings, series, limits, end, window)
-    rows = {name: program_row(name, series.get(name, []), each) for name, each in verdicts.items()}
-    if not options.history:
-        add_what_runs(settings, now, rows)
+    events = {key: history.since(settings.state, age, now.row) for key, age in WINDOWS.items()}
+    rows = []
+    for name, judged in verdicts.items():
+        row = program_row(name, judged, series.get(name, []), running.get(name))
+        if name in settings.tasks and running:  # every restart of a task is recorded
+            row |= {key: history.count_restarts(each, name) for key, each in events.items()}
+        rows.append(row)
     wrong = [x.text for x in levels.compare(settings, now, verdicts, math.inf) if x.over]
-    charts = {
-        name: [p for p in points if p.time >= end - window] for name, points in series.items()
-    }
-    return document(settings, now, past, list(rows.values())), charts, wrong
+    for name, points in series.items():
+        series[name] = [point for point in points if point.time >= end - window]
+    return document(settings, now, past, rows), series, wrong
 
 
-def program_row(name: str, points: Sequence[Point], judged: leak.Verdict) -> Row:
-    """What a history tells about one program. Restarts: lives that more than one sample saw."""
-    last = points[-1] if points else Point(0.0, "", 0, 0, 0, 0.0)
-    row = {"name": name, "task": False, "processes": 1, "rss_bytes": last.rss_bytes}
-    row |= {"pss_bytes": last.pss_bytes, "fds": None, **judged._asdict()}
+def program_row(
+    name: str, judged: leak.Verdict, points: Sequence[Point], program: Program | None
+) -> Row:
+    """What is known about one program. Restarts: lives that more than one sample saw."""
+    known = program or points[-1]
+    row = {"name": name, "processes": len(program.pids) if program else 1}
+    row |= {"rss_bytes": known.rss_bytes, "pss_bytes": known.pss_bytes}
+    row |= {"fds": program.fds if program else None, **judged._asdict()}
     for key, seconds in WINDOWS.items():
-        lives = collections.Counter(x.life for x in points if x.time >= last.time - seconds)
+        begin = points[-1].time - seconds if points else 0.0
+        lives = collections.Counter(point.life for point in points if point.time >= begin)
         row[key] = max(0, sum(count > 1 for count in lives.values()) - 1)
     return row
 
 
-def add_what_runs(settings: Config, now: Reading, rows: dict[str, Row]) -> None:
-    """Complete the rows by what is known of this host's programs."""
-    for each in now.programs:
-        row = rows[each.name]
-        row |= {"task": each.name in settings.tasks, "processes": len(each.pids)}
-        row |= {"rss_bytes": each.rss_bytes, "pss_bytes": each.pss_bytes, "fds": each.fds}
-    for key, seconds in WINDOWS.items():
-        uptime, boot_id = now.host["uptime_seconds"], now.host["boot_id"]
-        here = {"time": now.time, "uptime": uptime, "boot_id": boot_id}
-        events = history.since(settings.state, seconds, here)
-        for task in settings.tasks:
-            rows[task][key] = history.count_restarts(events, task)
-
-
 def document(settings: Config, now: Reading, past: list[Row], rows: list[Row]) -> Row:
     """The JSON document, the programs largest first."""
-    seconds = now.host["uptime_seconds"] - past[-1]["uptime"] if past else 0.0
-    rate = (now.host["swapped_bytes"] - past[-1]["swapped"]) / seconds if seconds > 0 else None
+    last = past[-1] if past and past[-1]["boot_id"] == now.host["boot_id"] else now.row
+    seconds = now.host["uptime_seconds"] - last["uptime"]
+    rate = (now.host["swapped_bytes"] - last["swapped"]) / seconds if seconds > 1 else None
     cached = [row["dirs"] for row in past if "dirs" in row and row["time"] > now.time - 3600]
     sizes = cached[-1] if cached else memory.directory_sizes(settings.host.data_dirs)
     known = [len(each.pids) for each in now.programs if each.pss_bytes is not None]
-    disks, directories = [], []
-    for path, (used, free) in now.disks.items():
-        growth = growth_per_day(now.time, used, past, "disks", path)
-        days = free / growth if growth and growth > 0 else None
-        disk = {"path": path, "used_bytes": used, "free_bytes": free, "days_until_full": days}
-        disks.append(disk)
-    for path, size in sizes.items():
-        growth = growth_per_day(now.time, size, past, "dirs", path)
-        directories.append({"path": path, "size_bytes": size, "growth_bytes_per_day": growth})
     return {
         "time": now.time,
         "host": {**now.host, "swap_rate_bytes_per_second": rate},
-        "coverage": {
-            "pss_known": sum(known),
-            "processes": sum(len(each.pids) for each in now.programs),
-        },
+        "coverage": {"pss_known": sum(known), "processes": sum(len(x.pids) for x in now.programs)},
         "programs": sorted(rows, key=lambda row: -row["rss_bytes"]),
-        "disks": disks,
-        "directories": directories,
+        "disks": [
+            {"path": path, "used_bytes": used, "free_bytes": free} | growth(past, "disks", path)
+            for path, (used, free) in now.disks.items()
+        ],
+        "directories": [
+            {"path": path, "size_bytes": size} | growth(past, "dirs", path)
+            for path, (size,) in sizes.items()
+        ],
     }
 
 
-def growth_per_day(now: float, size: int, past: list[Row], kind: str, path: str) -> float | None:
-    """How much a disk or directory grows; None before the history is six hours long."""
-    known = [(row["time"], row[kind][path]) for row in past if path in row.get(kind, {})]
-    values = [(at / DAY, value[0] if kind == "disks" else value) for at, value in known]
-    if not values or now / DAY - values[0][0] < 0.25:
-        return None
-    return leak.sen_slope([*values[:: len(values) // 48 + 1], (now / DAY, size)])[0]
+def growth(past: list[Row], kind: str, path: str) -> Row:
+    """How much a disk or directory grows, from six hours of history on."""
+    sizes = [(row["time"] / DAY, row[kind][path][0]) for row in past if path in row.get(kind, ())]
+    enough = sizes and sizes[-1][0] - sizes[0][0] >= 0.25
+    slope = leak.sen_slope(sizes[:: len(sizes) // 48 + 1])[0] if enough else None
+    return {"growth_bytes_per_day": slope}
 
 
 def read_history(file: str) -> tuple[Series, int]:
@@ -152,27 +142,28 @@ def read_history(file: str) -> tuple[Series, int]:
         raise OperatorError(f"{file}: cannot be read: {error.strerror}") from None
 
 
-def render(found: Row, series: Series, wrong: list[str], settings: HostSettings, top: int) -> Lines:
-    """The report as lines; the table fits 60 columns."""
-    host, coverage = found["host"], found["coverage"]
-    names = ("limit", "available", "swap_used", "swap_total")
-    limit, available, swapped, swap = (format_size(host[f"{name}_bytes"]) for name in names)
-    share = host["used_bytes"] / host["limit_bytes"]
-    fine = f"OK: {share:.0%} of {limit} in use, {available} available"
+def render(found: Row, series: Series, wrong: list[str], settings: HostSettings, top: int) -> str:
+    """The report; its table fits 60 columns."""
+    size, host, coverage = format_size, found["host"], found["coverage"]
+    share, rate = host["used_bytes"] / host["limit_bytes"], host["swap_rate_bytes_per_second"]
+    fine = f"OK: {share:.0%} of {size(host['limit_bytes'])} in use"
     lines = ["PROBLEM: " + "; ".join(wrong) if wrong else fine]
     for row in found["programs"]:
-        size, restarts = row["rss_bytes"], row["restarts_24h"]
-        if size > settings.program_attention or restarts > settings.restarts_attention:
-            lines.append(f"! {row['name']}: {format_size(size)}, {restarts} restarts in 24 h")
-    moving = format_size(host["swap_rate_bytes_per_second"] or 0)
+        rss, restarts = row["rss_bytes"], row["restarts_24h"]
+        if rss > settings.program_attention or restarts > settings.restarts_attention:
+            lines.append(f"! {row['name']}: {size(rss)}, {restarts} restarts in 24 h")
     stalled = (host["pressure"] or {}).get("some_avg60", "?")
-    lines += [f"swap {swapped} of {swap}, moving {moving}/s; stalled {stalled} % of a minute"]
-    lines += [f"out-of-memory kills since boot: {host['oom_kills']}"]
+    lines += [
+        f"available {size(host['available_bytes'])}, limit {size(host['limit_bytes'])}"
+        f" ({host['limit_source']}), stalled {stalled} % of a minute",
+        f"swap {size(host['swap_used_bytes'])} of {size(host['swap_total_bytes'])},"
+        f" moving {size(rate or 0)}/s; out-of-memory kills: {host['oom_kills']}",
+    ]
     cells = [
         (
             text.cut(text.printable(row["name"]), 24),
             str(row["processes"]),
-            format_size(row["rss_bytes"]),
+            size(row["rss_bytes"]),
             str(row["restarts_24h"]),
             row["verdict"].replace("_", " "),
             page.sparkline(series.get(row["name"], [])),
@@ -182,15 +173,14 @@ def render(found: Row, series: Series, wrong: list[str], settings: HostSettings,
     lines += ["", *text.table(("PROGRAM", "N", "RSS", "24H", "TREND", "LAST"), cells, "<>>><<")]
     lines += [f"PSS known for {coverage['pss_known']} of {coverage['processes']} processes"]
     for row in found["disks"]:
-        used, free = format_size(row["used_bytes"]), format_size(row["free_bytes"])
-        days = row["days_until_full"]
-        full = "" if days is None or days > 365 else f", full in {days:.0f} days"
+        days = row["free_bytes"] / max(1.0, row["growth_bytes_per_day"] or 0.0)
+        full = f", full in {days:.0f} days" if days < 365 else ""
+        used, free = size(row["used_bytes"]), size(row["free_bytes"])
         lines.append(f"disk {row['path']}: {used} used, {free} free{full}")
     for row in found["directories"][:10]:
-        size, growth = format_size(row["size_bytes"]), row["growth_bytes_per_day"]
-        rate = "" if growth is None else f", {format_size(growth)} a day"
-        lines.append(f"{row['path']}: {size}{rate}")
-    return [text.printable(line) for line in lines]
+        rise = f", {size(rate)} a day" if (rate := row["growth_bytes_per_day"]) else ""
+        lines.append(f"{row['path']}: {size(row['size_bytes'])}{rise}")
+    return "\n".join(map(text.printable, lines))
 
 
 def write(file: str, content: str) -> None:
@@ -213,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = config.load(options.config)
     top = options.top or settings.host.top
     found, series, wrong = gather(settings, options)
-    lines = render(found, series, wrong, settings.host, top)
+    shown = render(found, series, wrong, settings.host, top)
     if options.json:
         cli.print_json(found)
     elif options.export:
@@ -221,14 +211,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif options.html:
         rows = {row["name"]: row["limit_bytes"] or 0.0 for row in found["programs"][:top]}
         charts = {name: (series.get(name, []), limit) for name, limit in rows.items()}
-        write(options.html, page.render(lines, charts, options.refresh))
+        write(options.html, page.render(shown, charts, options.refresh))
     elif not options.telegram:
-        print("\n".join(lines))
+        print(shown)
     if options.telegram and not options.dry_run:
         from upkeep.alerts import Alerts
 
         with Alerts(settings) as alerts:
-            alerts.inform(lines[0], "\n".join(lines[1:]), kind="pre")
+            first, rest = shown.split("\n", 1)
+            alerts.inform(first, rest, kind="pre")
     return Exit.DONE
 
 

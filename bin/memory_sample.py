@@ -75,7 +75,7 @@ def figures(now: Reading, state: Row) -> metrics.Figures:
     if now.host["oom_kills"] is not None:
         made["upkeep_oom_kills_total"]["", ""] = now.host["oom_kills"]
     made["upkeep_last_success_timestamp_seconds"]["script", "memory_sample"] = now.time
-    for path, size in state["directories"].items():
+    for path, (size,) in state["directories"].items():
         made["upkeep_directory_size_bytes"]["path", path] = size
     for each in now.programs[: samples.MOST_PROGRAMS]:
         verdict, growth, *_ = state["leaks"].get(each.name, ("", 0.0))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import tempfile
@@ -12,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import ROOT, run_script
+from tests.helpers import ROOT, run_script, traces
+from tests.helpers.bot_api import BotApi
 from tests.helpers.fake_proc import BOOT_ID, FakeProc
-from upkeep import files, proc
+from upkeep import files, proc, samples
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def test_the_first_line_is_the_verdict(home: Path, fake: FakeProc) -> None:
     result = report(home, "--proc-root", fake.root)
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
-    assert lines[0] == "OK: 50% of 2.0 GiB in use, 1000 MiB available"
+    assert lines[0] == "OK: 50% of 2.0 GiB in use"
     assert lines[1] == "! app.py: 238 MiB, 0 restarts in 24 h"
     assert max(map(len, lines)) <= 80
     FakeProc(fake.root, available=100_000)
@@ -89,7 +91,7 @@ def test_restarts_of_a_task_are_counted_by_window(home: Path) -> None:
     events = [{"time": time.time() - age, "task": "night", "event": kind} for age, kind in ages]
     lines = [json.dumps(event) + "\n" for event in events]
     (home / "var/restarts.jsonl").write_text("".join(lines) + "torn {")
-    rows = {row["name"]: row for row in document(home, toml=toml)["programs"] if row["task"]}
+    rows = {row["name"]: row for row in document(home, toml=toml)["programs"]}
     assert (rows["night"]["restarts_24h"], rows["night"]["restarts_7d"]) == (1, 2)
     assert rows["night"]["processes"] >= 1
     assert (rows["idle"]["processes"], rows["idle"]["rss_bytes"]) == (0, 0)
@@ -143,3 +145,123 @@ def test_a_directory_that_is_no_proc_is_one_line(home: Path, tmp_path: Path) -> 
     result = report(home, "--proc-root", tmp_path)
     assert result.returncode == 1 and result.stdout == ""
     assert result.stderr.count("\n") == 1 and "cannot be read as /proc" in result.stderr
+
+
+def history(name: str, rate: float = 2.0, restart: float = 0.0, hours: float = 72) -> list[str]:
+    """A foreign history of one program that leaks `rate` MiB an hour."""
+    rng = random.Random(3)
+    shapes = [traces.linear(rate), traces.noise(rng, 40)]
+    points = traces.trace(shapes, 40, hours, rng, restart_hours=restart)
+    return list(samples.export({name: points}))
+
+
+def judged(home: Path, lines: list[str], *args: str, toml: str = "") -> dict[str, Any]:
+    (home / "history.jsonl").write_text("\n".join(lines) + "\n")
+    found = document(home, "--history", str(home / "history.jsonl"), *args, toml=toml)
+    return {row["name"]: row for row in found["programs"]}
+
+
+def test_a_history_from_elsewhere_is_judged_by_its_own_time_and_limits(home: Path) -> None:
+    calm = history("calm", rate=0.0)
+    toml = '[task.trader]\ncommand = ["x"]\nmax_rss = "300M"\n'
+    rows = judged(home, [*calm, *history("trader"), *history("other")], toml=toml)
+    assert rows.keys() == {"calm", "trader", "other"}
+    assert rows["calm"]["verdict"] == "steady" and rows["calm"]["time_to_limit_seconds"] is None
+    trader, other = rows["trader"], rows["other"]
+    assert trader["verdict"] == other["verdict"] == "leak"
+    assert trader["growth_bytes_per_day"] == pytest.approx(48 << 20, rel=0.05)
+    left = (300 - 40 - 144) / 2 * 3600
+    assert trader["time_to_limit_seconds"] == pytest.approx(left, rel=0.1)
+    assert other["time_to_limit_seconds"] > trader["time_to_limit_seconds"]
+    assert not (home / "var").exists() or not list((home / "var").glob("memory/*"))
+
+
+def test_restarts_in_a_history_are_lives(home: Path) -> None:
+    rows = judged(home, history("nightly", restart=6.0))
+    assert (rows["nightly"]["restarts_24h"], rows["nightly"]["restarts_7d"]) == (3, 11)
+    assert rows["nightly"]["verdict"] == "leak"
+
+
+def test_since_bounds_the_window_that_is_judged(home: Path) -> None:
+    assert judged(home, history("x"), "--since", "14h")["x"]["verdict"] == "growing"
+    assert judged(home, history("x"), "--since", "2h")["x"]["verdict"] == "too_short"
+
+
+def test_a_damaged_history_is_judged_by_what_is_left_of_it(home: Path) -> None:
+    lines = history("x")
+    lines[5] = lines[5][:40]
+    lines[9] = "\0" * 70
+    config = home / "upkeep.toml"
+    config.write_text("")
+    result = run_script(
+        "memory_report", "--config", config, "--history", "-", stdin="\n".join(lines)
+    )
+    assert result.returncode == 0
+    assert result.stderr.endswith("-: 2 lines are no samples: left out\n")
+    assert "x: leak" in result.stdout.splitlines()[0]
+    for content in ("", "\n\n"):
+        result = run_script("memory_report", "--config", config, "--history", "-", stdin=content)
+        assert (result.returncode, result.stderr) == (0, "")
+    result = report(home, "--history", home / "absent")
+    assert result.returncode == 1 and "absent: cannot be read" in result.stderr
+
+
+def fill(home: Path, fake: FakeProc, days: int = 3) -> None:
+    """The history of the two programs of `fake`, of which server.js leaks."""
+    fake.write("uptime", "400000.0 1.0\n")
+    now = time.time()
+    for index in range(days * 288):
+        age = (days * 288 - index) * 300
+        row = {"time": round(now - age), "boot_id": BOOT_ID, "uptime": 400_000 - age}
+        row |= {"used": 1, "limit": 2, "swap_used": 0, "swapped": 0, "oom_kills": 0}
+        row |= {"disks": {"/": [10**9 + index * 10**6, 10**9]}, "dirs": {"/d": [index * 1000]}}
+        rss = [240_000, 8000 - (days * 288 - index) * 8]
+        row["programs"] = [["app.py", 10, 5000, 2, rss[0]], ["server.js", 12, 5000, 1, rss[1]]]
+        samples.append(home / "var", row)
+
+
+def test_the_history_of_this_host_gives_trends_growth_and_a_page(
+    home: Path, fake: FakeProc
+) -> None:
+    fill(home, fake)
+    found = document(home, "--proc-root", fake.root)
+    rows = {row["name"]: row for row in found["programs"]}
+    assert (rows["app.py"]["verdict"], rows["server.js"]["verdict"]) == ("steady", "leak")
+    assert found["disks"][0]["growth_bytes_per_day"] == pytest.approx(288e6, rel=0.01)
+    assert found["directories"] == [
+        {"path": "/d", "size_bytes": 863_000, "growth_bytes_per_day": pytest.approx(288_000)}
+    ]
+    text = report(home, "--proc-root", fake.root).stdout
+    assert text.startswith("PROBLEM: server.js: leak, ") and "full in " in text
+    assert max(map(len, text.splitlines()[1:])) <= 80
+    page = home / "page.html"
+    result = report(home, "--proc-root", fake.root, "--html", page, "--refresh", "30s")
+    assert (result.returncode, result.stdout) == (0, "")
+    assert 'content="30"' in page.read_text() and page.read_text().count("<svg") == 2
+    assert page.stat().st_mode & 0o777 == 0o644
+
+
+def test_an_export_is_judged_alike_elsewhere(home: Path, fake: FakeProc) -> None:
+    fill(home, fake)
+    exported = report(home, "--proc-root", fake.root, "--export", "-").stdout
+    rows = judged(home, exported.splitlines())
+    assert rows["server.js"]["verdict"] == "leak" and rows["app.py"]["verdict"] == "steady"
+
+
+def test_on_a_phone_the_columns_stay_straight(home: Path, fake: FakeProc) -> None:
+    with BotApi() as api:
+        config = home / "upkeep.toml"
+        config.write_text("")
+        options = ("--config", config, "--proc-root", fake.root, "--telegram")
+        result = run_script("memory_report", *options, env=api.env)
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+        (text,) = api.texts
+        assert text.startswith("OK: 50% of 2.0 GiB in use\n") and len(text) < 4096
+        kinds = [entity["type"] for entity in api.messages[0]["entities"]]
+        assert "pre" in kinds and max(map(len, text.splitlines())) <= 80
+
+
+def test_a_page_that_cannot_be_written_is_one_line(home: Path, fake: FakeProc) -> None:
+    result = report(home, "--proc-root", fake.root, "--html", "/proc/no/page.html")
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert "cannot be written" in result.stderr

@@ -40,15 +40,13 @@ def sparkline(points: Sequence[Point], count: int = 10) -> str:
     return "".join("▁▂▃▄▅▆▇█"[heights[at]] if at in heights else " " for at in range(count))
 
 
-def render(
-    report: Sequence[str], charts: Mapping[str, tuple[Sequence[Point], float]], refresh: float
-) -> str:
-    """The page: `report`, whose first line is the title, and charts of (points, limit in bytes).
+def render(report: str, charts: Mapping[str, tuple[Sequence[Point], float]], refresh: float) -> str:
+    """The page: `report`, its first line as the title, and charts of (points, limit in bytes).
 
     With `refresh` the page loads itself anew after that many seconds.
     """
     again = f'<meta http-equiv="refresh" content="{refresh:.0f}">' if refresh else ""
-    title, *rest = map(_escaped, report)
+    title, *rest = map(_escaped, report.split("\n"))
     parts = [_HEAD.format(refresh=again, title=title, report="\n".join(rest).strip("\n"))]
     for name, (points, limit) in charts.items():
         if points:

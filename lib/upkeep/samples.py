@@ -1,7 +1,7 @@
 """The history of memory: `<state>/memory/<day>.jsonl`, one line per reading.
 
 A line has time, boot_id, uptime, used, limit, swap_used, swapped and oom_kills (see `memory`),
-"disks" {mount point: [used, free]}, about once an hour "dirs" {directory: bytes}, and "programs"
+"disks" {mount point: [used, free]}, about once an hour "dirs" {directory: [bytes]}, and "programs"
 [[name, PID and start ticks of its oldest process, processes, RSS in KiB, PSS in KiB if known]].
 """
 
