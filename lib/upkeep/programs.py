@@ -52,7 +52,7 @@ def collect(root: str, settings: Config, boot_id: str) -> list[Program]:
             if (known["boot_id"], known["start_ticks"]) == (boot_id, table[pid].start_ticks):
                 of_task.update(dict.fromkeys([pid, *proc.descendants(table, pid)], task))
     programs = {task: Program(task) for task in settings.tasks}
-    for stat in sorted(table.values(), key=lambda stat: stat.start_ticks):
+    for stat in sorted(table.values(), key=lambda stat: (stat.start_ticks, stat.pid)):
         name = of_task.get(stat.pid, names[stat.pid])
         if name in settings.tasks and stat.pid not in of_task:
             name += " (no task)"  # another program of that name
