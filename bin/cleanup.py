@@ -122,15 +122,12 @@ def sweep(work: Sweep, args: argparse.Namespace, memory: dict[str, Any]) -> Repo
     return report
 
 
-def identity(rule: CleanupSettings) -> str:
-    """What a rule is remembered by."""
-    return " ".join((rule.name, *rule.paths))
-
-
 def brake(work: Sweep, report: Report, taken: int, memory: dict[str, Any]) -> str:
     """Why `taken` of the matched files are not touched, else ""."""
     now, last_run, matched = work.now, memory.get("time"), report.counts["matched"]
-    most = BRAKE_FILES + BRAKE_TIMES * memory.get("deleted", {}).get(identity(work.rule), 0)
+    most = BRAKE_FILES + BRAKE_TIMES * memory.get("deleted", {}).get(
+        str((work.rule.name, work.rule.paths)), 0
+    )
     days = (now - max(last_run or now, report.newest)) / DAY
     why = ""
     if last_run is not None and now < last_run:
@@ -157,13 +154,15 @@ def remove_empty(roots: list[str], folders: set[str]) -> None:
 def row(report: Report) -> dict[str, object]:
     """A report for --json."""
     names = {"delete": "deleted", "compress": "compressed", "truncate": "truncated"}
-    counted = ("matched", "pruned_records", "kept_malformed", "freed_bytes")
+    same = ("matched", "pruned_records", "kept_malformed", "freed_bytes")
     return {
         "rule": report.rule,
         "outcome": report.outcome,
         "reason": report.refused or report.unreached,
-        **{name: report.counts[action] for action, name in names.items()},
-        **{name: report.counts[name] for name in counted},
+        **{
+            name: report.counts[key]
+            for key, name in (*names.items(), *zip(same, same, strict=True))
+        },
         "skipped": [{"path": path, "reason": reason} for path, reason in report.skipped],
         "errors": [{"path": path, "reason": reason} for path, reason in report.errors],
         "age_histogram": [
@@ -213,7 +212,7 @@ def run_rules(
         report = sweep(Sweep(rule, now, stop, args.dry_run), args, memory)
         if not report.refused and not args.dry_run:
             taken = report.counts["delete"] + report.counts["truncate"]
-            deleted = {**memory.get("deleted", {}), identity(rule): taken}
+            deleted = {**memory.get("deleted", {}), str((rule.name, rule.paths)): taken}
             memory["deleted"] = deleted
             try:
                 files.write_state(path, {"time": now, "deleted": deleted})

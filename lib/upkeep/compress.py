@@ -6,6 +6,7 @@ With the package isal (the extra "fast") it is several times faster, the archive
 import contextlib
 import errno
 import gzip
+import importlib.util
 import os
 import zlib
 from collections.abc import Iterator
@@ -14,11 +15,7 @@ from typing import Any
 from upkeep.openfiles import Claim, LeftAloneError
 from upkeep.tree import Found
 
-codec: Any = gzip
-with contextlib.suppress(ImportError):
-    from isal import igzip
-
-    codec = igzip
+codec: Any = importlib.import_module("isal.igzip" if importlib.util.find_spec("isal") else "gzip")
 
 _CHUNK = 1 << 20
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".br", ".zip", ".7z")
@@ -29,19 +26,16 @@ def temporary(found: Found) -> Iterator[tuple[int, str]]:
     """An empty private file beside `found`: (descriptor for appending, name). It goes in the end,
     unless renamed; one that a killed run left goes before. Raises OSError."""
     name = f".{found.name[:60]}.upkeep-tmp"
-    _remove(found.directory, name)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=found.directory)
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(name, flags, 0o600, dir_fd=found.directory)
     try:
         yield fd, name
     finally:
-        _remove(found.directory, name)
         os.close(fd)
-
-
-def _remove(directory: int, name: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=directory)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=found.directory)
 
 
 def finish(source: int, target: int) -> None:
@@ -82,10 +76,8 @@ def compress(found: Found, dry_run: bool) -> int:
 
 
 def _pack(claim: Claim, fd: int) -> None:
-    with (
-        open(fd, "wb", closefd=False) as file,
-        codec.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as target,
-    ):
+    file = open(fd, "wb", closefd=False)
+    with file, codec.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as target:
         written = _copy(claim, target)
     finish(claim.fd, fd)
     if _digest(fd) != written:

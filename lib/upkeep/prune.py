@@ -6,6 +6,7 @@ stays and is counted. A large file in order of time is searched by bisection, an
 
 import contextlib
 import fcntl
+import importlib.util
 import json
 import os
 import time
@@ -52,11 +53,8 @@ def _refuse(constant: str) -> object:
     raise ValueError(constant)  # NaN and Infinity are no JSON
 
 
-def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    record = dict(pairs)
-    if len(record) != len(pairs):
-        raise ValueError("a key twice")
-    return record
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object] | None:
+    return dict(pairs) if len(dict(pairs)) == len(pairs) else None
 
 
 _decode = json.JSONDecoder(parse_constant=_refuse).raw_decode
@@ -65,9 +63,7 @@ _strict = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_without_re
 
 def _quick(text: str) -> Any:
     record, end = _decode(text)
-    if text[end:].strip():
-        raise ValueError("more than one value")
-    return record
+    return None if text[end:].strip() else record
 
 
 def time_reader(name: str) -> Time:
@@ -76,11 +72,8 @@ def time_reader(name: str) -> Time:
     With orjson (the extra "fast") most lines are read faster, to the same end.
     """
     quoted = json.dumps(name, ensure_ascii=False).encode()
-    quick: Callable[[str], Any] = _quick
-    with contextlib.suppress(ImportError):
-        import orjson
-
-        quick = orjson.loads
+    fast = importlib.util.find_spec("orjson")
+    quick = importlib.import_module("orjson").loads if fast else _quick
 
     def read(line: bytes) -> float | None:
         # A key twice, in an inner object or written with escapes needs the strict parser.
@@ -124,16 +117,6 @@ def scan(fd: int, stop: int, cutoff: float, time_of: Time) -> Cut:
     return cut
 
 
-def find_cut(fd: int, size: int, cutoff: float, time_of: Time) -> Cut:
-    """What to drop from the first `size` bytes: records from before `cutoff` (Unix seconds)."""
-    stop = _end_of_old(fd, size, cutoff, time_of)
-    if stop < size:
-        cut = scan(fd, stop, cutoff, time_of)
-        if cut.newest < cutoff:
-            return cut
-    return scan(fd, size, cutoff, time_of)
-
-
 def _end_of_old(fd: int, size: int, cutoff: float, time_of: Time) -> int:
     """Where the first line from `cutoff` on begins; `size` for a file that must be read whole."""
 
@@ -171,7 +154,12 @@ def prune(found: Found, cutoff: float, name: str, dry_run: bool) -> Cut:
     """
     size, fd = found.info.st_size, None
     with open(found.open(), "rb") as file:
-        cut = find_cut(file.fileno(), size, cutoff, time_reader(name))
+        time_of = time_reader(name)
+        cut = scan(
+            file.fileno(), _end_of_old(file.fileno(), size, cutoff, time_of), cutoff, time_of
+        )
+        if cut.newest >= cutoff:  # not in order
+            cut = scan(file.fileno(), size, cutoff, time_of)
     if not cut.records:
         return cut
     middle = cut.bounds[-1] < size or openfiles.writers(found.info)

@@ -44,14 +44,20 @@ class Report:
         else:
             self.skipped.append((path, str(why)))
 
+    def count(self, found: Found, when: float, now: float) -> None:
+        """Note a file that the globs mean."""
+        self.counts["matched"] += 1
+        self.newest = max(self.newest, found.info.st_mtime)
+        days = max((days for days in AGE_BUCKETS if now - when >= days * DAY), default=0)
+        self.ages[days] += 1
+        self.age_bytes[days] += found.info.st_blocks * 512
+
     @property
     def outcome(self) -> str:
         """The word for it in --json."""
-        if self.refused:
-            return "refused"
         if self.errors or self.unreached:
             return "partly" if self.counts["matched"] else "failed"
-        return "done"
+        return "refused" if self.refused else "done"
 
 
 def globs(patterns: Sequence[str]) -> Callable[[str, str], bool]:
@@ -100,7 +106,7 @@ class Sweep:
                 for found in tree.walk(root, wanted, report.trouble, self.stopped):
                     when = self._time_of(found, report)
                     if when is not None:
-                        self._count(found, when, report)
+                        report.count(found, when, self.now)
                         yield found, when
             except OSError as error:
                 report.trouble(root, error)
@@ -120,13 +126,6 @@ class Sweep:
                 report.trouble(found.path, error)
         return None
 
-    def _count(self, found: Found, when: float, report: Report) -> None:
-        report.counts["matched"] += 1
-        report.newest = max(report.newest, found.info.st_mtime)
-        days = max((days for days in AGE_BUCKETS if self.now - when >= days * DAY), default=0)
-        report.ages[days] += 1
-        report.age_bytes[days] += found.info.st_blocks * 512
-
     def prepare(self) -> None:
         """Find out what must be known of all files before one is chosen."""
         rule = self.rule
@@ -142,11 +141,9 @@ class Sweep:
             self._fit_budget()
 
     def _fit_budget(self) -> None:
-        """How far the budgets reach into the files that the limits leave, oldest first.
-
-        The second and the bytes of a file are kept as one number: 22 MB for 500,000 files.
-        """
-        total, going, rest = 0, 0, []
+        """How far the budgets reach into the files that the limits leave, oldest first."""
+        total, going = 0, 0
+        rest = []  # the second and the bytes of a file as one number: 22 MB for 500,000 files
         for found, when in self.files(Report(self.rule.name)):
             size = freeable(found)
             total += size
@@ -173,8 +170,10 @@ class Sweep:
     def _over_limit(self, found: Found, when: float) -> str:
         """Why the file goes by `older_than` and `larger_than`, which must both hold, else ""."""
         rule, age, size, reasons = self.rule, self.now - when, found.info.st_size, []
-        if rule.older_than is not None:
-            if rule.action != "prune" and not age > rule.older_than:
+        if rule.action == "prune":  # its records have the age
+            reasons.append("old records")
+        elif rule.older_than is not None:
+            if not age > rule.older_than:
                 return ""
             reasons.append(f"{age / DAY:.1f} d > {rule.older_than / DAY:g} d")
         if rule.larger_than is not None:
@@ -212,32 +211,35 @@ class Sweep:
     def run(self, report: Report) -> Iterator[str]:
         """Carry the plan out, or find out what it would do; a line for every step that is done."""
         for found, why in self.plan(report):
+            records = report.counts["pruned_records"]
             try:
-                freed, text = self._carry_out(found, report)
+                freed = self._carry_out(found, report)
             except (LeftAloneError, OSError) as error:
                 report.trouble(found.path, error)
                 continue
-            if freed is not None:
+            records = report.counts["pruned_records"] - records
+            if records or self.rule.action != "prune":
                 report.counts[self.rule.action] += 1
                 report.counts["freed_bytes"] += freed
                 size = units.format_size(freed or found.info.st_size)
-                yield f"{self.rule.action} {printable(found.path)} ({text}{size}; {why})"
+                what = f"{records} records, {size}" if records else size
+                yield f"{self.rule.action} {printable(found.path)} ({what}; {why})"
 
-    def _carry_out(self, found: Found, report: Report) -> tuple[int | None, str]:
-        """Bytes freed, None for nothing done, and what else there is to say of a file."""
+    def _carry_out(self, found: Found, report: Report) -> int:
+        """Do it, or find out what it would do. Returns the bytes freed."""
         rule = self.rule
         if rule.action == "compress":
-            return compress(found, self.dry_run), ""
+            return compress(found, self.dry_run)
         if rule.action == "truncate":
-            return inplace.truncate(found, self.dry_run), ""
+            return inplace.truncate(found, self.dry_run)
         if rule.action == "prune":
             cutoff = self.now - (rule.older_than or 0)
             cut = prune.prune(found, cutoff, rule.timestamp_field, self.dry_run)
             report.counts["kept_malformed"] += cut.malformed
             report.counts["pruned_records"] += cut.records
-            return cut.size if cut.records else None, f"{cut.records} records, "
+            return cut.size
         if not self.dry_run:
             with openfiles.Claim(found):
                 os.unlink(found.name, dir_fd=found.directory)
             report.folders.add(found.folder)
-        return freeable(found), ""
+        return freeable(found)
