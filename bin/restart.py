@@ -34,7 +34,7 @@ EXAMPLES = """  restart.py trader                       # a fresh copy, now
 
 def restart(known: Task, options: Namespace) -> Result:
     """Restart one task as the options want it. Raises OperatorError and OSError."""
-    if options.all and (known.record.down or known.given_up):
+    if options.all and (known.record.down or "given_up" in known.record.trouble):
         return Result(known.name, "not_needed", detail="stopped on purpose, or given up")
     alive, reason = known.running(), options.reason
     stat = proc.read_stat(alive.pid) if alive else None

@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, config, family, history, proc, task, text, units
+from upkeep import cli, config, history, proc, task, text, units
 from upkeep.errors import Exit, OperatorError
 from upkeep.task import Task
 
@@ -38,7 +38,7 @@ def state_of(known: Task, alive: bool) -> str:
     record = known.record
     if alive:
         return "failing" if record.unready else "running"
-    if record.down or known.given_up:
+    if record.down or "given_up" in known.record.trouble:
         return "stopped" if record.down else "given_up"
     return "failing" if record.trouble else "dead"
 
@@ -64,7 +64,7 @@ def row(known: Task, table: dict[int, proc.Stat], events: list[history.Event]) -
         members, age = known.family().members(table, sweep=False), proc.age_seconds(stat)
         cpu_seconds = sum(each.cpu_ticks for each in members) / proc.TICKS_PER_SECOND
         found |= {"pid": stat.pid, "uptime_seconds": round(age, 1), "processes": len(members)}
-        found["rss_bytes"] = family.total_rss(members)
+        found["rss_bytes"] = sum(each.rss_bytes for each in members)
         found["cpu_percent"] = round(100 * cpu_seconds / max(age, 0.1), 1)
     if known.name not in known.config.tasks:
         found["detail"] = f"no longer in upkeep.toml; stop.py {known.name} ends it"

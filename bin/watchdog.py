@@ -51,7 +51,7 @@ def step_for_dead(known: Task, why: str, died: int) -> Step:
     record = known.record
     if record.down:
         return "", "stopped on purpose"
-    if known.given_up:
+    if "given_up" in known.record.trouble:
         cooled = history.age(record.trouble["given_up"]) >= known.settings.crash_cooldown
         return ("probe", "tried again") if cooled else ("", "given up")
     if record.pid and (record.boot_id != proc.boot_id() or "interrupted" in why):

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from upkeep import death, family, files, history, launch, pidfile, proc, ready, units
+from upkeep import death, files, history, launch, pidfile, proc, ready, units
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
 from upkeep.outcome import Result
@@ -145,24 +145,21 @@ def _end(task: Task, old: proc.Identity | None, result: Result) -> float | None:
     if task.record.boot_id != proc.boot_id():
         return None
     if old:
-        result.facts.update(old_pid=old.pid, rss_before_bytes=_rss(task))
-    stopped = task.family().stop(task.settings.stop_signal, task.settings.stop_timeout)
+        result.facts.update(old_pid=old.pid, rss_before_bytes=task.family().rss())
+    began = time.monotonic()
+    at, killed = task.family().stop(task.settings.stop_signal, task.settings.stop_timeout)
     if old:
-        result.facts.update(stop_seconds=round(stopped.seconds, 3), killed=stopped.killed)
-        return stopped.ended_at
+        result.facts.update(stop_seconds=round(at - began, 3), killed=killed)
+        return at
     status, ended = launch.how_it_ended(task.end_file, task.record.nonce)
     return None if status is None else time.monotonic() - max(0.0, time.time() - ended)
-
-
-def _rss(task: Task) -> int:
-    return family.total_rss(task.family().members())
 
 
 def _conclude(task: Task, result: Result, why: str | None) -> None:
     """Judge the start and bring the record up to date."""
     known, alive, pid_file = task.record, task.running(), task.settings.pid_file
     result.outcome = "restarted" if result.facts["event"] == "restart" else "started"
-    result.facts.update(new_pid=known.pid, rss_after_bytes=_rss(task))
+    result.facts.update(new_pid=known.pid, rss_after_bytes=task.family().rss())
     if why or not alive:
         result.outcome, result.code = "failed", Exit.PROBLEM
         known.unready = (why or "") if alive else ""

@@ -18,16 +18,13 @@ def cause(task: Task) -> str:
         return "the host was rebooted"
     if known.stopping or status == launch.UNSTARTED:
         return f"a restart was interrupted ({known.stopping or 'before the start'})"
-    shown = "its exit status is unknown" if status is None else describe(int(status))
-    by_kill = status in (None, 128 + signal.SIGKILL)
-    return f"{shown}; {_who_killed(known.pid, known.oom_kills)}" if by_kill else shown
-
-
-def describe(status: int) -> str:
-    """An exit status for people: "exit status 3", "137 (KILL)"."""
-    if status - 128 in set(signal.Signals):
-        return f"{status} ({signal.Signals(status - 128).name.removeprefix('SIG')})"
-    return f"exit status {status}"
+    if status is None:
+        return f"its exit status is unknown; {_who_killed(known.pid, known.oom_kills)}"
+    if int(status) - 128 not in set(signal.Signals):
+        return f"exit status {status}"
+    shown = f"{status} ({signal.Signals(int(status) - 128).name.removeprefix('SIG')})"
+    killed = int(status) == 128 + signal.SIGKILL
+    return f"{shown}; {_who_killed(known.pid, known.oom_kills)}" if killed else shown
 
 
 def _who_killed(pid: int, kills_before: int) -> str:

@@ -11,7 +11,6 @@ import signal
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from upkeep import proc
 from upkeep.errors import Exit, OperatorError
@@ -19,14 +18,6 @@ from upkeep.errors import Exit, OperatorError
 KILL_SECONDS = 10.0  # how long a killed process may take to vanish before we say it can't be
 _LEAST_GRACE = 1.0
 _ROUNDS = 10
-
-
-class Stopped(NamedTuple):
-    """Seconds until the program had ended, when that was (monotonic), whether it took SIGKILL."""
-
-    seconds: float
-    ended_at: float
-    killed: bool
 
 
 @dataclass(frozen=True)
@@ -43,7 +34,7 @@ class Family:
     ) -> list[proc.Stat]:
         """Everything alive that belongs to the program, itself first; never this process.
 
-        `table` is a scan of /proc that is at hand. `sweep` reads every environment for the tag.
+        `table` is a scan of /proc; `sweep` reads every environment for the tag.
         """
         table = proc.scan() if table is None else table
         table.pop(os.getpid(), None)  # we may be a descendant; what we start is not the task's
@@ -65,32 +56,33 @@ class Family:
         found = filter(is_ours, table.values())
         return sorted(found, key=lambda stat: (stat.pid != self.main.pid, stat.start_ticks))
 
-    def stop(self, number: int, grace: float) -> Stopped:
+    def stop(self, number: int, grace: float) -> tuple[float, bool]:
         """End the program with signal `number`, or SIGKILL after `grace` seconds, then the rest.
 
-        The rest is asked with SIGTERM and killed when the grace is over (but is given a second).
-        Raises OperatorError (cannot stop).
+        When it had ended (monotonic), and whether that took SIGKILL. Raises OperatorError.
         """
-        began = time.monotonic()
+        deadline = time.monotonic() + grace
         known = [self._identity(stat) for stat in self.members()]
-        killed = end([self.main], number, grace)
-        stopped = Stopped(time.monotonic() - began, time.monotonic(), killed)
+        stopped = end([self.main], number, grace), time.monotonic()
         for _ in range(_ROUNDS):
             now = (self._identity(stat) for stat in self.members())
-            if not (rest := [each for each in {*known, *now} if proc.is_alive(each)]):
+            rest = [each for each in {*known, *now} if proc.is_alive(each)]
+            if not rest:
                 break
-            end(rest, signal.SIGTERM, max(_LEAST_GRACE, began + grace - time.monotonic()))
-        return stopped
+            end(rest, signal.SIGTERM, max(_LEAST_GRACE, deadline - time.monotonic()))
+        return stopped[1], stopped[0]
+
+    def rss(self) -> int:
+        """Resident bytes of all members; pages they share count once for each."""
+        return sum(stat.rss_bytes for stat in self.members())
 
     def _identity(self, stat: proc.Stat) -> proc.Identity:
         return proc.Identity(self.main.boot_id, stat.pid, stat.start_ticks)
 
 
 def end(identities: Iterable[proc.Identity], number: int, grace: float) -> bool:
-    """Ask each process to end, wake it if it is frozen, kill those left after `grace` seconds.
-
-    Whether one had to be killed. Raises OperatorError when one can't be signalled or survives.
-    """
+    """Ask each process to end, wake it if it is frozen, kill those left after `grace` seconds;
+    whether any were. Raises OperatorError when one can't be signalled or survives."""
     opened = {}
     try:
         for identity in identities:
@@ -119,8 +111,3 @@ def _why_stuck(pid: int) -> str:
     state = (stat := proc.read_stat(pid)) and stat.state
     waits = proc.read_file(f"/proc/{pid}/wchan").decode("ascii", "replace")
     return f"pid {pid} survives SIGKILL, state {state} in {waits or '?'}; no copy is started"
-
-
-def total_rss(members: Iterable[proc.Stat]) -> int:
-    """Resident bytes of all members; pages they share count once for each."""
-    return sum(stat.rss_bytes for stat in members)

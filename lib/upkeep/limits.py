@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 
-from upkeep import family, history, proc, units
+from upkeep import history, proc, units
 from upkeep.settings import HostSettings, TaskSettings
 from upkeep.task import Task
 
@@ -41,7 +41,7 @@ def exceeded(
 
 def _memory(members: list[proc.Stat], most: int | None) -> str | None:
     """When the sum of the RSS is over, the PSS (which counts shared pages once) decides."""
-    size, kind = family.total_rss(members), "RSS"
+    size, kind = sum(stat.rss_bytes for stat in members), "RSS"
     if most is not None and size > most and len(members) > 1:
         size, kind = sum(map(_pss, members)), f"PSS of {len(members)} processes"
     if most is None or size <= most:

@@ -32,12 +32,12 @@ class Result:
         row = self.row()
         pids = " -> ".join(str(row[key]) for key in ("old_pid", "new_pid") if key in row)
         facts = (self.outcome, pids and f"pid {pids}", row.get("reason"), row.get("detail"))
-        return f"{self.task}: {', '.join(fact for fact in facts if fact)}"
+        return f"{self.task}: {', '.join(filter(None, facts))}"
 
     def tell(self, method: str = "problem", *options: object) -> None:
         """Have it told; within an open episode, "problem" is only counted."""
-        self.note = (method, self.line().partition("\n")[0], self.facts.get("detail") or "")
-        self.note += ("critical", *options)
+        title, body = self.line().partition("\n")[0], self.facts.get("detail") or ""
+        self.note = (method, title, body, "critical", *options)
 
 
 def attempt(
@@ -45,8 +45,7 @@ def attempt(
 ) -> Result:
     """Do `action` under the lock of the task `name`, waiting at most `wait` seconds for it.
 
-    What an operator can mend becomes a result of its own with its exit code; the record keeps
-    that something is wrong, so that its end can be told.
+    What an operator can mend becomes a result; the record keeps it, so that its end can be told.
     """
     known = None
     path = config.state / "lock" / f"task-{name}.lock"

@@ -4,6 +4,7 @@ It is believed only when nobody but root, this user and the task's user could ha
 when the process that it names started before it was written and looks like the task.
 """
 
+import contextlib
 import errno
 import os
 import time
@@ -68,10 +69,9 @@ def looks_like(pid: int, command: tuple[str, ...]) -> bool:
 
 def plain_pid(path: Path) -> int | None:
     """The number in `path`, whoever wrote it: good only to choose among processes of ours."""
-    try:
+    with contextlib.suppress(OSError):
         return _parse(files.read_small(path, _MOST_BYTES))
-    except OSError:
-        return None
+    return None
 
 
 def _parse(data: bytes) -> int | None:

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from upkeep import files, history, launch, pidfile, proc
@@ -22,9 +21,8 @@ from upkeep.settings import TaskSettings, command_words
 class Record:
     """What is remembered about a task.
 
-    `trouble` describes an outage that goes on ("since", "lasted", "tripped", "given_up"), `due` a
-    restart that waits for a quiet host, `over` how many samples in a row a limit was exceeded,
-    `counts` the starts by cause; nothing but the removal of the file resets them.
+    `trouble` describes an outage ("since", "lasted", "tripped", "given_up"), `due` a restart that
+    waits for a quiet host, `over` the samples in a row over a limit, `counts` the starts by cause.
     """
 
     boot_id: str = ""
@@ -52,34 +50,16 @@ class Record:
         return proc.Identity(self.boot_id, self.pid, self.start_ticks)
 
 
-@dataclass
 class Task:
     """A task together with its record. `renamed_from` is the name that the record has yet."""
 
-    config: Config
-    settings: TaskSettings
-    record: Record
-    renamed_from: str = ""
-
-    @property
-    def name(self) -> str:
-        """Its name in upkeep.toml."""
-        return self.settings.name
-
-    @property
-    def record_file(self) -> Path:
-        """Where its record lies."""
-        return self.config.state / "tasks" / f"{self.name}.json"
-
-    @property
-    def end_file(self) -> Path:
-        """Where the recorder writes how it ended."""
-        return self.record_file.with_suffix(".exit")
-
-    @property
-    def given_up(self) -> bool:
-        """Whether the crash-loop breaker is open."""
-        return "given_up" in self.record.trouble
+    def __init__(
+        self, config: Config, settings: TaskSettings, record: Record, renamed_from: str = ""
+    ) -> None:
+        self.config, self.settings, self.record = config, settings, record
+        self.name, self.renamed_from = settings.name, renamed_from
+        self.record_file = config.state / "tasks" / f"{self.name}.json"
+        self.end_file = config.state / "tasks" / f"{self.name}.exit"  # written by its recorder
 
     def save(self) -> None:
         """Store the record. Raises OSError."""
