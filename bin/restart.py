@@ -12,7 +12,6 @@ Exit codes: 0 done, or not needed; 1 not started or not verified; 2 usage or con
 6 it cannot be stopped.
 """
 
-import dataclasses
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -24,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 from upkeep import cli, config, control, history, limits, outcome, proc
 from upkeep.errors import Exit, OperatorError
 from upkeep.outcome import Result
+from upkeep.settings import TaskSettings
 from upkeep.task import Task
 
 EXAMPLES = """  restart.py trader                       # a fresh copy, now
@@ -39,15 +39,11 @@ def restart(known: Task, options: Namespace) -> Result:
     alive, reason = known.running(), options.reason
     stat = proc.read_stat(alive.pid) if alive else None
     if stat and (options.if_rss_above is not None or options.if_older_than is not None):
-        wanted = dataclasses.replace(
-            known.settings,
-            max_rss=options.if_rss_above,
-            max_age=options.if_older_than,
-            max_rss_samples=1,
-            max_fds=None,
-            heartbeat=None,
+        size, age = options.if_rss_above, options.if_older_than
+        asked = TaskSettings(
+            known.name, known.settings.command, max_rss=size, max_rss_samples=1, max_age=age
         )
-        reason = (limits.exceeded(known, wanted, stat, proc.scan()) or (None, None))[1]
+        reason = (limits.exceeded(known, asked, stat, proc.scan()) or (None, None))[1]
     if reason is None:
         return Result(known.name, "not_needed", old_pid=stat and stat.pid)
     wait = known.settings.deadline if options.deadline is None else options.deadline

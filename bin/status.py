@@ -28,9 +28,9 @@ from upkeep.task import Task
 EXAMPLES = """  status.py                # how are my programs?
   status.py --json | jq '.results[] | select(.state != "running")'"""
 
-COLOURS = {"running": 32, "stopped": 90, "dead": 31, "failing": 33, "given_up": 31, "unknown": 35}
-Row = dict[str, Any]
+COLOURS = {"running": 32, "stopped": 90, "failing": 33, "unknown": 35}
 HEADER = ("TASK", "STATE", "PID", "UPTIME", "MEMORY", "CPU", "24H", "ALL", "LAST")
+Row = dict[str, Any]
 
 
 def state_of(known: Task, alive: bool) -> str:
@@ -38,7 +38,7 @@ def state_of(known: Task, alive: bool) -> str:
     record = known.record
     if alive:
         return "failing" if record.unready else "running"
-    if record.down or "given_up" in known.record.trouble:
+    if record.down or "given_up" in record.trouble:
         return "stopped" if record.down else "given_up"
     return "failing" if record.trouble else "dead"
 
@@ -47,11 +47,7 @@ def row(known: Task, table: dict[int, proc.Stat], events: list[history.Event]) -
     """One task as it stands in the JSON document."""
     starts = [each for each in events if each.get("task") == known.name and "new_pid" in each]
     last = starts[-1] if starts else {}
-    found: dict[str, Any] = {
-        "task": known.name,
-        "state": "unknown",
-        "restarts": known.record.counts,
-    }
+    found: Row = {"task": known.name, "state": "unknown", "restarts": known.record.counts}
     found["restarts_24h"] = history.count_restarts(events, known.name)
     found |= {"last_restart": last.get("time"), "last_reason": last.get("reason")}
     try:
@@ -73,13 +69,13 @@ def row(known: Task, table: dict[int, proc.Stat], events: list[history.Event]) -
 
 def cells(found: Row) -> list[str]:
     """The cells of one line of the table."""
-    figures = ["-"] * 4
+    figures, at, last = ["-"] * 4, found["last_restart"], found.get("detail", "")
     if "pid" in found:
         uptime, size = found["uptime_seconds"], found["rss_bytes"]
         figures = [str(found["pid"]), units.format_duration(uptime), units.format_size(size)]
         figures.append(f"{found['cpu_percent']:.0f} %")
-    at, why = found["last_restart"], found["last_reason"]
-    last = found.get("detail") or (f"{units.local_time(at)} {why}" if at else "")
+    if at and not last:
+        last = f"{units.local_time(at)} {found['last_reason']}"
     counts = [str(found["restarts_24h"]), str(sum(found["restarts"].values()))]
     return [found["task"], found["state"], *figures, *counts, last]
 
@@ -110,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         header, *lines = text.table(HEADER, map(cells, found), "<<>>>>>>")
         print(header)
         for line, each in zip(lines, found, strict=True):
-            print(cli.colour(line, COLOURS[each["state"]]))
+            print(cli.colour(line, COLOURS.get(each["state"], 31)))
     states = {each["state"] for each in found}
     bad = Exit.PROBLEM if states & {"dead", "failing", "unknown"} else Exit.DONE
     return Exit.GIVEN_UP if "given_up" in states else bad

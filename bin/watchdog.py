@@ -90,8 +90,6 @@ def look_after(known: Task, table: limits.Table, dry_run: bool) -> Result:
         plan = control.plan(known, alive, why) if starts else [f"{category or 'leave'}: {why}"]
         return Result(known.name, "planned", plan=plan)
     tail = control.log_tail(known)
-    if category == GIVE_UP:
-        return give_up(known, why, tail)
     if starts:
         result = control.restart(known, why, category)
         if category in TOLD and not result.code:
@@ -99,6 +97,11 @@ def look_after(known: Task, table: limits.Table, dry_run: bool) -> Result:
             result.facts["detail"] = f"outage {outage}{tail}"
             result.tell()
         return result
+    if category == GIVE_UP:
+        return give_up(known, why, tail)
+    if stat is None:
+        code, outcome = (0, "stopped") if known.record.down else (Exit.GIVEN_UP, "given_up")
+        return Result(known.name, outcome, code, detail=why)
     result = rest(known, stat, why)
     if str(known.record) != before or known.renamed_from:
         known.save()
@@ -121,15 +124,11 @@ def give_up(known: Task, why: str, tail: str) -> Result:
     return result
 
 
-def rest(known: Task, stat: proc.Stat | None, why: str) -> Result:
-    """Leave a task as it is; the end of an outage is told."""
+def rest(known: Task, stat: proc.Stat, why: str) -> Result:
+    """Leave a task that runs; the end of an outage is told."""
     record, settings = known.record, known.settings
-    if stat is None:
-        code = Exit.DONE if record.down else Exit.GIVEN_UP
-        return Result(known.name, "stopped" if record.down else "given_up", code, detail=why)
-    if record.unready:
-        record.unready = (settings.ready and ready.unmet(known, settings.ready)) or ""
-    wrong, record.down = record.unready or why, False
+    unready = ready.unmet(known, settings.ready) if record.unready and settings.ready else None
+    record.unready, record.down, wrong = unready or "", False, unready or why
     code = Exit.PROBLEM if wrong else Exit.DONE
     result = Result(known.name, "running", code, old_pid=stat.pid, detail=wrong or None)
     lasted = {"lasted", "tripped"} & record.trouble.keys()

@@ -34,11 +34,12 @@ def plan(task: Task, old: proc.Identity | None, reason: str) -> list[str]:
 
 def plan_of_stop(task: Task, old: proc.Identity | None) -> list[str]:
     """What `stop` would do."""
+    if old is None:
+        return ["nothing to stop"]
     name = signal.Signals(task.settings.stop_signal).name.removeprefix("SIG")
     grace = units.format_duration(task.settings.stop_timeout)
-    pids = [each.pid for each in task.family().members()] if old else []
-    first = f"send {name} to pid {old.pid}, KILL after {grace}" if old else "nothing to stop"
-    return [first, *(f"send TERM, KILL to pid {pid} if it is left" for pid in pids[1:])]
+    rest = [f"send TERM, KILL to pid {each.pid} if left" for each in task.family().members()[1:]]
+    return [f"send {name} to pid {old.pid}, KILL after {grace}", *rest]
 
 
 def restart(task: Task, reason: str, category: str) -> Result:
@@ -49,12 +50,9 @@ def restart(task: Task, reason: str, category: str) -> Result:
     old, known, nonce = task.running(), task.record, os.urandom(8).hex()
     event = "restart" if old else "death" if category == "death" and known.pid else "start"
     result = Result(task.name, event=event, reason=reason, old_pid=known.pid or None)
-    with (
-        launch.prepared(task.config, task.settings, nonce) as waiting,
-        contextlib.ExitStack() as leftovers,
-    ):
+    with launch.prepared(task.config, task.settings, nonce) as (waiting, stack):
         fresh = _new_record(task, waiting, nonce, category)
-        places = [*_stage(leftovers, task, fresh), (waiting.status, task.end_file)]
+        places = [*_stage(stack, task, fresh), (waiting.status, task.end_file)]
         if old:  # for the case that we are killed meanwhile
             known.stopping = reason
             task.save()
@@ -124,24 +122,23 @@ def _new_record(task: Task, waiting: launch.Waiting, nonce: str, category: str) 
     )
 
 
-def _stage(leftovers: contextlib.ExitStack, task: Task, fresh: Record) -> list[tuple[Path, Path]]:
+def _stage(stack: contextlib.ExitStack, task: Task, fresh: Record) -> list[tuple[Path, Path]]:
     """Write record and PID file beside their places, so that a full disk shows up here."""
     (account, group), pid_file = launch.user_of(task.settings), task.settings.pid_file
     files.make_directory(pid_file.parent)
     if reason := files.writable_by_others(pid_file.parent, account.pw_uid):
         raise OperatorError(f"{pid_file}: not written: {reason}", Exit.REFUSED)
-    record = files.state_text(dataclasses.asdict(fresh))
-    places = [(files.stage(task.record_file, record), task.record_file)]
-    leftovers.callback(files.discard, places[0][0])
-    places.append((files.stage(pid_file, b"%d\n" % fresh.pid, 0o644), pid_file))
-    leftovers.callback(files.discard, places[1][0])
-    if pid_file.parent.stat().st_uid not in (0, os.geteuid()):  # it may rewrite its own
-        os.chown(places[1][0], account.pw_uid, group, follow_symlinks=False)
-    return places
+    record = files.stage(task.record_file, files.state_text(dataclasses.asdict(fresh)))
+    stack.callback(files.discard, record)
+    number = files.stage(pid_file, b"%d\n" % fresh.pid, 0o644)
+    stack.callback(files.discard, number)
+    if pid_file.parent.stat().st_uid not in (0, os.geteuid()):  # the program may rewrite its own
+        os.chown(number, account.pw_uid, group, follow_symlinks=False)
+    return [(record, task.record_file), (number, pid_file)]
 
 
 def _end(task: Task, old: proc.Identity | None, result: Result) -> float | None:
-    """Stop the whole family, also what a dead program left behind; when it ended (monotonic)."""
+    """Stop the family, also what a dead program left behind; when that ended (monotonic)."""
     if task.record.boot_id != proc.boot_id():
         return None
     if old:
@@ -165,7 +162,7 @@ def _conclude(task: Task, result: Result, why: str | None) -> None:
         known.unready = (why or "") if alive else ""
         cause = known.unready or f"{why or 'it ended'}: {death.cause(task)}"
         result.facts["detail"] = cause + log_tail(task)
-        known.trouble = {"since": time.time(), **known.trouble, "lasted": True}
+        known.trouble["lasted"] = True
         result.tell()
     with contextlib.suppress(OSError):  # what is on the disk names the right process already
         if alive:

@@ -31,8 +31,8 @@ UNSTARTED = "unstarted"
 _EXEC_SECONDS = 2.0
 _RECORDER_SECONDS = 0.2  # how long after a program's end its recorder may take to write
 
-# Descriptors: 1 the log, 3 the child's PID, 4 the command, 5 the exit status. The traps are empty
-# commands, not ignored signals, so that the child gets the default actions back.
+# Descriptors: 1 the log, 3 the PID, 4 the command, 5 the exit status. The traps are empty commands,
+# not ignored signals, so that the child gets the default actions back.
 _RECORDER = """trap : HUP INT TERM
 n='
 '
@@ -71,6 +71,9 @@ class Waiting:
         return bool(proc.wait_for_exit([self.pid_fd], seconds))
 
 
+Prepared = tuple[Waiting, contextlib.ExitStack]
+
+
 def user_of(task: TaskSettings) -> tuple[pwd.struct_passwd, int]:
     """The account and the group id that the task runs as. Raises OperatorError."""
     try:
@@ -102,11 +105,9 @@ def environment(config: Config, task: TaskSettings) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def prepared(config: Config, task: TaskSettings, nonce: str) -> Iterator[Waiting]:
-    """A process that needs only its command to be the task; unused, it ends with the block.
-
-    Raises OperatorError and OSError.
-    """
+def prepared(config: Config, task: TaskSettings, nonce: str) -> Iterator[Prepared]:
+    """A process that needs only its command to be the task, and the stack of what else is undone
+    at the end of the block; unused, it ends there. Raises OperatorError and OSError."""
     variables, status = environment(config, task), config.state / "tasks" / f"{task.name}.next"
     for directory in (task.log.parent, status.parent):
         files.make_directory(directory)
@@ -129,7 +130,8 @@ def prepared(config: Config, task: TaskSettings, nonce: str) -> Iterator[Waiting
         if identity is None or pid_fd is None:
             raise _fault(task, answer or "/bin/sh did not run")
         stack.callback(os.close, pid_fd)
-        yield Waiting(identity, status, pid_fd, command, _command(task, f"{task.name}:{nonce}"))
+        line = _command(task, f"{task.name}:{nonce}")
+        yield Waiting(identity, status, pid_fd, command, line), stack
 
 
 def _become_recorder(

@@ -25,16 +25,17 @@ def exceeded(
     step = (time.time() - proc.uptime()) - (began["time"] - began["uptime"])
     limited = settings.max_rss is not None or settings.max_fds is not None
     members = task.family().members(table, sweep=False) if limited else []
-    samples, age, oldest = settings.max_rss_samples, proc.age_seconds(stat), settings.max_age
-    old = oldest is not None and age > oldest
-    for kind, name, reading, needed in (
-        ("limit", "age", f"age {_span(age)} > {_span(oldest or 0)}" if old else None, 1),
-        ("limit", "rss", _memory(members, settings.max_rss), samples),
-        ("limit", "fds", _descriptors(members, settings.max_fds), samples),
-        ("heartbeat", "heartbeat", _silence(settings, age), 1 + (abs(step) > _CLOCK_STEP_SECONDS)),
+    age, most = proc.age_seconds(stat), settings.max_age
+    old = f"age {_span(age)} > {_span(most)}" if most is not None and age > most else None
+    for name, reading, needed in (
+        ("age", old, 1),
+        ("rss", _memory(members, settings.max_rss), settings.max_rss_samples),
+        ("fds", _descriptors(members, settings.max_fds), settings.max_rss_samples),
+        ("heartbeat", _silence(settings, age), 1 + (abs(step) > _CLOCK_STEP_SECONDS)),
     ):
         counts[name] = counts.get(name, 0) + 1 if reading else 0
         if reading and counts[name] >= needed:
+            kind = "heartbeat" if name == "heartbeat" else "limit"
             return kind, f"{reading} for {needed} samples" if needed > 1 else reading
     return None
 

@@ -49,16 +49,12 @@ def unmet(task: Task, ready: Ready) -> str | None:
     members = task.family().members() if ready.tcp else []
     if ready.tcp and not any(_listens(stat.pid, *ready.tcp) for stat in members):
         return f"none of its processes listens on {ready.tcp[0]}:{ready.tcp[1]}"
-    if ready.log:
-        lines = files.tail(task.settings.log, 10_000, _MOST_LOG, task.record.log_start)
-        if not any(re.search(ready.log, line) for line in lines):
-            return f'its log has no line that matches "{ready.log}"'
-    if ready.file:
-        written = 0.0
-        with contextlib.suppress(OSError):
-            written = ready.file.stat().st_mtime
-        if written < task.record.started["time"] - 1:  # a second is allowed for coarse file times
-            return f"{ready.file} was not written"
+    lines = files.tail(task.settings.log, 10_000, _MOST_LOG, task.record.log_start)
+    if ready.log and not any(re.search(ready.log, line) for line in lines):
+        return f'its log has no line that matches "{ready.log}"'
+    since = task.record.started["time"] - 1  # a second is allowed for coarse file times
+    if ready.file and not (ready.file.exists() and ready.file.stat().st_mtime >= since):
+        return f"{ready.file} was not written"
     return _command_fails(ready.command, ready.timeout) if ready.command else None
 
 
@@ -79,9 +75,7 @@ def _command_fails(command: tuple[str, ...], seconds: float) -> str | None:
 
     null = subprocess.DEVNULL
     try:
-        check = subprocess.Popen(
-            command, stdin=null, stdout=null, stderr=null, start_new_session=True
-        )
+        check = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, process_group=0)
         status = check.wait(seconds)
     except OSError as error:
         return f"{command[0]} cannot be run: {error.strerror}"

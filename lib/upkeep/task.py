@@ -6,7 +6,6 @@ it serves other programs, and serves us where there is no record.
 
 import contextlib
 import dataclasses
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +20,7 @@ from upkeep.settings import TaskSettings, command_words
 class Record:
     """What is remembered about a task.
 
-    `trouble` describes an outage ("since", "lasted", "tripped", "given_up"), `due` a restart that
+    `trouble` describes an outage ("lasted", "tripped", "given_up"), `due` a restart that
     waits for a quiet host, `over` the samples in a row over a limit, `counts` the starts by cause.
     """
 
@@ -69,7 +68,7 @@ class Task:
 
     def note_trouble(self, **facts: object) -> None:
         """Remember that something is wrong, so that its end can be told; never fails."""
-        self.record.trouble = {"since": time.time(), **self.record.trouble, **facts}
+        self.record.trouble |= facts
         with contextlib.suppress(OSError):
             self.save()
 
@@ -134,13 +133,10 @@ def load(config: Config, name: str) -> Task:
     Without a record, the history tells whether it was stopped on purpose; and a copy that runs
     under a name that upkeep.toml no longer has, with this very command, is this task renamed.
     """
-    record = _read(config, name)
-    settings = config.tasks.get(name) or TaskSettings(  # it was taken out while it ran
-        name=name,
-        command=command_words((record and record.command) or ["unknown"]),
-        log=config.state / "log" / f"{name}.log",
-        pid_file=config.state / "run" / f"{name}.pid",
-    )
+    record, log = _read(config, name), config.state / "log" / f"{name}.log"
+    command = command_words((record and record.command) or ["unknown"])
+    removed = TaskSettings(name, command, log=log, pid_file=config.state / "run" / f"{name}.pid")
+    settings = config.tasks.get(name, removed)
     if record:
         return Task(config, settings, record)
     for other in recorded_names(config):
