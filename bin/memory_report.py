@@ -39,6 +39,7 @@ EXAMPLES = """  memory_report.py  # how is this host, and who uses its memory?
   memory_report.py --html /srv/www/memory.html --refresh 30s  # a page to keep open
   memory_report.py --export - | ssh desk memory_report.py --history -  # judge it elsewhere"""
 DAY = 86400.0
+Events = dict[str, list[Row]]
 WINDOWS = {"restarts_24h": DAY, "restarts_7d": 7 * DAY}
 
 
@@ -59,22 +60,37 @@ def parser() -> ArgumentParser:
     return made
 
 
+def read_records(settings: Config, seconds: float, now: Row) -> tuple[list[Row], Events, bool]:
+    """The history and the restarts of tasks. Not whole without the right to read them."""
+    try:
+        past, skipped = samples.read(settings.state, max(seconds, 7 * DAY), now["time"])
+        events = {key: history.since(settings.state, age, now) for key, age in WINDOWS.items()}
+    except OSError as error:
+        cli.warn(f"{error.filename}: {error.strerror}: the report is without a history")
+        return [], {key: [] for key in WINDOWS}, False
+    warn_of(skipped, str(settings.state / "memory"))
+    return past, events, True
+
+
+def warn_of(skipped: int, where: str) -> None:
+    """Say that lines were left out."""
+    if skipped:
+        cli.warn(f"{where}: {skipped} lines are no samples: left out")
+
+
 def gather(settings: Config, options: Namespace) -> tuple[Row, Series, list[str]]:
     """The JSON document, the series for charts, and what is wrong. Raises OperatorError."""
     now = samples.take(settings, options.proc_root, options.top or settings.host.top)
-    past, skipped = samples.read(settings.state, max(options.since or 0, 7 * DAY), now.time)
+    past, events, whole = read_records(settings, options.since or 0.0, now.row)
     series = samples.series([*past, samples.with_points(now.row)])
     end, limits, window = now.time, now.limits, options.since or leak.WINDOW_SECONDS
     running = {each.name: each for each in now.programs}
     if options.history:
-        series, skipped = read_history(options.history)
+        series = read_history(options.history)
         limits = {name: int(now.host["limit_bytes"]) for name in series}
         end = max((points[-1].time for points in series.values()), default=end)
         window, running = options.since or math.inf, {}
-    if skipped:
-        cli.warn(f"{options.history or settings.state}: {skipped} lines are no samples: left out")
     verdicts = leak.judge_all(settings, series, limits, end, window)
-    events = {key: history.since(settings.state, age, now.row) for key, age in WINDOWS.items()}
     rows = []
     for name, judged in verdicts.items():
         row = program_row(name, judged, series.get(name, []), running.get(name))
@@ -84,7 +100,7 @@ def gather(settings: Config, options: Namespace) -> tuple[Row, Series, list[str]
     wrong = [x.text for x in levels.compare(settings, now, verdicts, math.inf) if x.over]
     for name, points in series.items():
         series[name] = [point for point in points if point.time >= end - window]
-    return document(settings, now, past, rows), series, wrong
+    return document(settings, now, past, rows) | {"history_read": whole}, series, wrong
 
 
 def program_row(
@@ -134,12 +150,14 @@ def growth(past: list[Row], kind: str, path: str) -> Row:
     return {"growth_bytes_per_day": slope}
 
 
-def read_history(file: str) -> tuple[Series, int]:
+def read_history(file: str) -> Series:
     """A history from elsewhere; "-" is stdin. Raises OperatorError."""
     try:
-        return samples.parse(sys.stdin.buffer if file == "-" else Path(file).open("rb"))
+        found, skipped = samples.parse(sys.stdin.buffer if file == "-" else open(file, "rb"))
     except OSError as error:
         raise OperatorError(f"{file}: cannot be read: {error.strerror}") from None
+    warn_of(skipped, file)
+    return found
 
 
 def render(found: Row, series: Series, wrong: list[str], settings: HostSettings, top: int) -> str:
@@ -188,10 +206,10 @@ def write(file: str, content: str) -> None:
     if file == "-":
         print(content, end="")
         return
+    path, data = Path(file).absolute(), content.encode("utf-8", "backslashreplace")
     try:
-        files.atomic_write(
-            Path(file).absolute(), content.encode("utf-8", "backslashreplace"), 0o644
-        )
+        path.parent.stat()  # made here, it would be a private one
+        files.atomic_write(path, data, 0o644)
     except OSError as error:
         raise OperatorError(f"{file}: cannot be written: {error.strerror}") from None
 
@@ -202,6 +220,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     settings = config.load(options.config)
     top = options.top or settings.host.top
+    if options.dry_run:
+        options.html = options.export = options.telegram = None
     found, series, wrong = gather(settings, options)
     shown = render(found, series, wrong, settings.host, top)
     if options.json:
@@ -214,13 +234,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         write(options.html, page.render(shown, charts, options.refresh))
     elif not options.telegram:
         print(shown)
-    if options.telegram and not options.dry_run:
+    if options.telegram:
         from upkeep.alerts import Alerts
 
         with Alerts(settings) as alerts:
             first, rest = shown.split("\n", 1)
             alerts.inform(first, rest, kind="pre")
-    return Exit.DONE
+    return Exit.DONE if found["history_read"] else Exit.PROBLEM
 
 
 if __name__ == "__main__":

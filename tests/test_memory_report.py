@@ -116,10 +116,9 @@ def public() -> Iterator[Path]:
         yield Path(name)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
-def test_without_rights_what_cannot_be_read_is_left_open_and_said(public: Path) -> None:
-    result = subprocess.run(
-        ["/usr/bin/python3", public / "bin/memory_report.py", "--json"],
+def as_nobody(public: Path, *args: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["/usr/bin/python3", public / "bin/memory_report.py", *args],
         env={"HOME": "/nonexistent", "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
@@ -129,10 +128,28 @@ def test_without_rights_what_cannot_be_read_is_left_open_and_said(public: Path) 
         extra_groups=[],
         check=False,
     )
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+
+
+@needs_root
+def test_without_rights_what_cannot_be_read_is_left_open_and_said(public: Path) -> None:
+    result = as_nobody(public, "--json")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["coverage"]["pss_known"] < found["coverage"]["processes"]
     assert any(row["pss_bytes"] is None for row in found["programs"])
+
+
+@needs_root
+def test_a_state_of_another_user_is_a_warning_and_the_report_is_made(public: Path) -> None:
+    (public / "upkeep.toml").write_text(f'[paths]\nstate = "{public}/var"\n')
+    files.append_line(public / "var/restarts.jsonl", "{}")
+    result = as_nobody(public)
+    assert result.returncode == 1 and result.stdout.startswith(("OK: ", "PROBLEM: "))
+    assert "Permission denied: the report is without a history" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "x", "1e3"])
@@ -265,3 +282,14 @@ def test_a_page_that_cannot_be_written_is_one_line(home: Path, fake: FakeProc) -
     result = report(home, "--proc-root", fake.root, "--html", "/proc/no/page.html")
     assert result.returncode == 1 and result.stderr.count("\n") == 1
     assert "cannot be written" in result.stderr
+
+
+def test_a_dry_run_sends_and_writes_nothing(home: Path, fake: FakeProc) -> None:
+    result = report(home, "--proc-root", fake.root, "--dry-run", "--html", home / "page.html")
+    assert result.stdout.startswith("OK: ") and not (home / "page.html").exists()
+    assert not (home / "var").exists()
+
+
+def test_a_page_is_not_put_into_a_directory_that_is_not_there(home: Path, fake: FakeProc) -> None:
+    result = report(home, "--proc-root", fake.root, "--html", home / "absent" / "page.html")
+    assert result.returncode == 1 and not (home / "absent").exists()

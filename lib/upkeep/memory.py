@@ -83,7 +83,7 @@ def cgroup_limit(root: str = "/proc") -> tuple[int, int] | None:
         mount = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
         for group in (Path(mount, part) for part in (below, *below.parents)):
             limit, used = (_text(group / name).strip() for name in names[:2])
-            if limit.isdecimal() and used.isdecimal():
+            if limit.isdecimal() and used.isdecimal() and int(limit):
                 cache = _numbers(group / "memory.stat").get(names[2], 0)
                 found.append((int(limit), max(0, int(used) - cache)))
     return min(found, default=None)

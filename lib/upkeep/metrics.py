@@ -10,6 +10,7 @@ _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
 
 def write(path: Path, figures: Figures) -> None:
     """Replace the file at once, readable by the exporter's user (0644). Raises OSError."""
+    path.parent.stat()  # made here, it would be a private one
     lines = []
     for name, values in sorted(figures.items()):
         kind = "counter" if name.endswith("_total") else "gauge"
