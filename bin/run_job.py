@@ -173,7 +173,7 @@ def run_alone(
     code = TIMED_OUT if not ended else 128 - code if code < 0 else code
     why = f"exit status {code}" if ended else "stopped at its time limit"
     why = f"{why} after {units.format_duration(seconds)}" if code else ""
-    tail = "\n".join(files.tail(path, 20, 3000, began)) if code else ""
+    tail = "\n".join(map(text.printable, files.tail(path, 20, 3000, began))) if code else ""
     return (started, code, seconds, usage.ru_maxrss << 10), why, tail
 
 

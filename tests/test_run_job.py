@@ -436,3 +436,39 @@ def test_the_status_knows_when_cron_starts_a_job_and_what_was_missed(place: Plac
         assert place.run("often", "--", "true").returncode == 0
         rows = {row["job"]: row for row in json.loads(host.run(*words).stdout)["jobs"]}
         assert rows["often"]["missed"] == 0
+
+
+def test_control_characters_in_the_output_reach_no_terminal(place: Place) -> None:
+    result = place.run("job", "--", "sh", "-c", r"printf 'a\033[31mb\n'; exit 1")
+    assert r"a\x1b[31mb" in result.stderr and "\x1b" not in result.stderr
+
+
+def test_closed_streams_change_nothing(place: Place) -> None:
+    words = (
+        sys.executable,
+        SCRIPT,
+        "--config",
+        place.config,
+        "job",
+        "--",
+        "sh",
+        "-c",
+        "echo; exit 3",
+    )
+    closed = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *words]
+    assert subprocess.run(closed, check=False, cwd=place.home).returncode == 3
+
+
+def test_restart_of_a_job_at_its_time_limit_keeps_the_program(place: Place) -> None:
+    overwritten = (
+        "import ctypes, sys, time; libc = ctypes.CDLL(None); libc.clearenv(); time.sleep(600)"
+    )
+    place.config.write_text(
+        "[task.one]\ncommand = 'sleep 600'\nverify = 0\n"
+        f"[task.two]\ncommand = ['python3', '-c', '{overwritten}']\nverify = 0\n"
+    )
+    restart = f"{sys.executable} {ROOT}/bin/restart.py --config {place.config} one two"
+    words = ("--timeout", "6s", "--grace", "1s", "--", "sh", "-c", f"{restart}; sleep 600")
+    assert place.run("job", *words).returncode == 124
+    for name in ("one", "two"):
+        assert is_running(int((place.state / f"run/{name}.pid").read_text()))

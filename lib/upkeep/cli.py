@@ -41,7 +41,7 @@ def script(main: Main) -> Main:
             signal.signal(signal.SIGTERM, _terminate)
         try:
             status = int(main(argv))
-            sys.stdout.flush()
+            print(end="", flush=True)  # stdout is None when it was closed
         except OperatorError as error:
             warn(str(error))
             status = error.code
