@@ -13,7 +13,6 @@ Exit codes: 0 all is as wanted; 1 something is not; 2 usage or configuration; 3 
 not proven; 6 something cannot be stopped; 7 something is given up.
 """
 
-import contextlib
 import os
 import sys
 import time
@@ -144,35 +143,28 @@ def tick(settings: Config, names: Sequence[str], dry_run: bool) -> list[Result]:
     """Look after each task; one that fails does not stop the others."""
     limited = any(settings.tasks[name].max_rss or settings.tasks[name].max_fds for name in names)
     table = proc.scan() if limited else {}
-    results = [
-        outcome.attempt(
-            settings, name, 0.0, dry_run, lambda known: look_after(known, table, dry_run)
-        )
-        for name in names
-    ]
+
+    def care(known: Task) -> Result:
+        return look_after(known, table, dry_run)
+
+    results = [outcome.attempt(settings, name, 0.0, dry_run, care) for name in names]
     outcome.deliver(settings, results)
     return [each for each in results if each.outcome != "busy"]
 
 
 def linger(settings: Config, names: Sequence[str], seconds: float) -> None:
-    """Sleep on the programs' pidfds and tick for one that ends, after 0, 1, 2, 4, ... s."""
-    end = time.monotonic() + seconds
-    due: dict[str, float] = {}
-    while (now := time.monotonic()) < end:
-        with contextlib.ExitStack() as opened:
-            watched = {}
-            for known in (task.load(settings, name) for name in names):
-                fd = proc.open_process(known.record.identity)
-                if fd is not None:
-                    opened.callback(os.close, fd)
-                    watched[fd] = known
-            for fd in proc.wait_for_any_exit(watched, min(end, *due.values(), end) - now):
-                died = deaths(watched[fd])
-                pause = min(60.0, 2.0 ** (died - 1)) if died else 0.0
-                due[watched[fd].name] = time.monotonic() + pause
-        ripe = [name for name, when in due.items() if when <= time.monotonic()]
-        tick(settings, ripe, dry_run=False)
-        due = {name: when for name, when in due.items() if name not in ripe}
+    """Sleep on the programs' pidfds and tick when one ends, with pauses of 0, 1, 2, 4, ... s."""
+    end, pause = time.monotonic() + seconds, 0.0
+    while (left := end - time.monotonic()) > 0:
+        identities = [task.load(settings, name).record.identity for name in names]
+        opened = [fd for each in identities if (fd := proc.open_process(each)) is not None]
+        ended = proc.wait_for_any_exit(opened, left)
+        for fd in opened:
+            os.close(fd)
+        if ended:
+            time.sleep(min(pause, max(0.0, end - time.monotonic())))
+            tick(settings, names, dry_run=False)
+            pause = pause * 2 or 1.0
 
 
 def parser() -> ArgumentParser:

@@ -7,6 +7,7 @@ the old copy, or a record from which the next tick of the watchdog finishes the 
 
 import contextlib
 import dataclasses
+import graphlib
 import os
 import shlex
 import signal
@@ -45,7 +46,7 @@ def plan_of_stop(task: Task, old: proc.Identity | None) -> list[str]:
 def restart(task: Task, reason: str, category: str) -> Result:
     """Replace the running copy, or start one; `category` is counted in the record.
 
-    Raises OperatorError and OSError when nothing could be begun; the old copy then runs on.
+    Raises OperatorError and OSError when nothing could be begun: the old copy then runs on.
     """
     old, known, nonce = task.running(), task.record, os.urandom(8).hex()
     event = "restart" if old else "death" if category == "death" and known.pid else "start"
@@ -189,10 +190,9 @@ def remember(task: Task, result: Result) -> None:
 
 def in_order(config: Config, names: Sequence[str]) -> list[str]:
     """`names` with every task behind those of them it depends on. Raises OperatorError."""
-    ordered: list[str] = []
-    while rest := [name for name in names if name not in ordered]:
-        free = [name for name in rest if not set(config.tasks[name].depends) & set(rest)]
-        if not free:
-            raise OperatorError(f"{config.file}: depends: a circle: {', '.join(rest)}", Exit.USAGE)
-        ordered.append(free[0])
-    return ordered
+    wanted = {name: set(config.tasks[name].depends) & set(names) for name in names}
+    try:
+        return list(graphlib.TopologicalSorter(wanted).static_order())
+    except graphlib.CycleError as error:
+        why = f"{config.file}: depends: a circle: {' -> '.join(error.args[1])}"
+        raise OperatorError(why, Exit.USAGE) from None

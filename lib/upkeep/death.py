@@ -28,13 +28,14 @@ def cause(task: Task) -> str:
 
 
 def _who_killed(pid: int, kills_before: int) -> str:
-    kills, lines = oom_kills() - kills_before, kernel_log()
-    if kills <= 0:
-        return "no OOM kill by the kernel is known"
-    if any(re.search(rf"[Kk]illed process {pid} ", line) for _when, line in lines or ()):
+    lines = kernel_log() if oom_kills() > kills_before else []
+    if lines is None:
+        return (
+            "likely by the kernel, which killed somebody for want of memory (OOM) since its start"
+        )
+    if any(re.search(rf"[Kk]illed process {pid} ", line) for _when, line in lines):
         return "the kernel killed it because memory ran out (OOM)"
-    whom = "of it, likely" if lines is None else "of others"
-    return f"the kernel counts {kills} OOM kills since its start, {whom}"
+    return "not by the kernel for want of memory (OOM)"
 
 
 def kernel_log() -> list[tuple[float, str]] | None:
