@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 from upkeep import cli, config, control, history, limits, outcome, proc
 from upkeep.errors import Exit, OperatorError
 from upkeep.outcome import Result
-from upkeep.settings import TaskSettings
+from upkeep.settings import TaskSettings, command_words
 from upkeep.task import Task
 
 EXAMPLES = """  restart.py trader                       # a fresh copy, now
@@ -41,7 +41,7 @@ def restart(known: Task, options: Namespace) -> Result:
     if stat and (options.if_rss_above is not None or options.if_older_than is not None):
         size, age = options.if_rss_above, options.if_older_than
         asked = TaskSettings(
-            known.name, known.settings.command, max_rss=size, max_rss_samples=1, max_age=age
+            known.name, command_words("-"), max_rss=size, max_rss_samples=1, max_age=age
         )
         reason = (limits.exceeded(known, asked, stat, proc.scan()) or (None, None))[1]
     if reason is None:

@@ -16,17 +16,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from upkeep import death, files, history, launch, pidfile, proc, ready, units
+from upkeep import death, files, history, launch, manager, pidfile, proc, ready, units
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
 from upkeep.outcome import Result
 from upkeep.task import Record, Task
 
 BY_HAND = "by hand"
+_MANAGER_SECONDS = 5.0
 
 
 def plan(task: Task, old: proc.Identity | None, reason: str) -> list[str]:
     """What `restart` would do; it is prepared and given up. Raises like `restart`."""
+    if task.settings.manager != "upkeep":
+        return [f"have {task.settings.manager} restart it ({reason})"]
     with launch.prepared(task.config, task.settings, ""):
         stale = [f"remove {path}" for path in state_files(task, dry_run=True)]
         start = f"start: {shlex.join(task.settings.command)} ({reason})"
@@ -48,6 +51,8 @@ def restart(task: Task, reason: str, category: str) -> Result:
 
     Raises OperatorError and OSError when nothing could be begun: the old copy then runs on.
     """
+    if task.settings.manager != "upkeep":
+        return _by_manager(task, reason, category)
     old, known, nonce = task.running(), task.record, os.urandom(8).hex()
     event = "restart" if old else "death" if category == "death" and known.pid else "start"
     result = Result(task.name, event=event, reason=reason, old_pid=known.pid or None)
@@ -70,6 +75,33 @@ def restart(task: Task, reason: str, category: str) -> Result:
     return result
 
 
+def _by_manager(task: Task, reason: str, category: str) -> Result:
+    """Have pm2 or systemd restart or start the task, and see that it lives."""
+    old, began, settings = task.running(), time.monotonic(), task.settings
+    result = Result(task.name, event="restart" if old else "start", reason=reason)
+    result.facts.update(old_pid=old and old.pid, rss_before_bytes=task.family().rss() or None)
+    manager.tell(settings, "restart" if old else "start")
+    while time.monotonic() - began < settings.verify or not task.running():
+        if time.monotonic() - began > max(settings.verify, _MANAGER_SECONDS):
+            break
+        time.sleep(0.1)
+    now, known = task.running(), task.record
+    result.outcome = "restarted" if old else "started"
+    result.facts.update(new_pid=now and now.pid, rss_after_bytes=task.family().rss() or None)
+    known.started, known.down, known.due, known.over = history.stamp(time.time()), False, {}, {}
+    known.counts[category] = known.counts.get(category, 0) + 1
+    if now is None:
+        result.outcome, result.code = "failed", Exit.PROBLEM
+        result.facts["detail"], known.pid = f"{settings.manager} did not start it", 0
+        known.trouble["lasted"] = True
+        result.tell()
+    elif category == BY_HAND:
+        known.trouble = {}
+    task.save()
+    remember(task, result)
+    return result
+
+
 def stop(task: Task, reason: str) -> Result:
     """End the running copy and remember that it is wanted down. Raises OperatorError, OSError."""
     known, old = task.record, task.running()
@@ -78,6 +110,8 @@ def stop(task: Task, reason: str) -> Result:
     if not was_down or known.due or known.trouble:
         known.down, known.due, known.trouble = True, {}, {}
         task.save()
+    if task.settings.manager != "upkeep":
+        manager.tell(task.settings, "stop")
     _end(task, old, result)
     if pidfile.plain_pid(task.settings.pid_file) == (known.pid or None):
         files.discard(task.settings.pid_file)

@@ -29,6 +29,7 @@ from upkeep.settings import TaskSettings
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 UNSTARTED = "unstarted"
 _EXEC_SECONDS = 2.0
+_BEFORE = (["upkeep-recorder"], ["setsid"], ["systemd-run"])  # what the process is until then
 _RECORDER_SECONDS = 0.2  # how long after a program's end its recorder may take to write
 
 # Descriptors: 1 the log, 3 the PID, 4 the command, 5 the exit status. The traps are empty commands,
@@ -61,7 +62,10 @@ class Waiting:
         """Let it run its command; time.monotonic() when it did."""
         with open(self.command_fd, "wb", closefd=False) as pipe:
             pipe.write(os.fsencode(self.command))
-        limit, before = time.monotonic() + _EXEC_SECONDS, (["upkeep-recorder"], ["setsid"])
+        limit, before = (
+            time.monotonic() + _EXEC_SECONDS,
+            (["upkeep-recorder"], ["setsid"], ["systemd-run"]),
+        )
         while proc.command_line(self.identity.pid)[:1] in before and time.monotonic() < limit:
             self.lives(0.0005)
         return time.monotonic()
@@ -168,7 +172,7 @@ def _take_rights(task: TaskSettings) -> None:
     os.setpriority(os.PRIO_PROCESS, 0, task.nice or os.getpriority(os.PRIO_PROCESS, 0))
     for name, value in task.limits.items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name.upper()}"), (value, value))
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and not in_scope(task):
         os.initgroups(account.pw_name, group)
         os.setgid(group)
         os.setuid(account.pw_uid)
@@ -191,9 +195,23 @@ def _command(task: TaskSettings, tag: str) -> str:
     if task.shell:  # exec keeps the PID; it can't stand before more than a simple command
         simple = not set(";&|(){}\n") & set(task.command.text) and "=" not in words[0]
         words = ["/bin/sh", "-c", "exec " * simple + task.command.text]
+    if in_scope(task):  # the PID stays
+        words = ["systemd-run", "--scope", "--quiet", "--collect", "--", *_as_user(task), *words]
     quoted = (shlex.quote(word).replace("\n", "'\"$n\"'") for word in words)
     unset = "" if "PWD" in task.env else "unset PWD; "
     return f"{unset}export UPKEEP_TASK={shlex.quote(tag)}; exec setsid {' '.join(quoted)}\n"
+
+
+def in_scope(task: TaskSettings) -> bool:
+    """Whether it gets a control group of its own: asked for, and systemd runs this host."""
+    return task.scope and os.path.isdir("/run/systemd/system")
+
+
+def _as_user(task: TaskSettings) -> list[str]:
+    """systemd-run needs root; its program does not."""
+    account, group = user_of(task)
+    ids = [f"--reuid={account.pw_uid}", f"--regid={group}", "--init-groups"]
+    return ["setpriv", *ids, "--"] if os.geteuid() == 0 else []
 
 
 def how_it_ended(path: Path, nonce: str) -> tuple[int | str | None, float]:

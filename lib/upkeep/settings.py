@@ -316,7 +316,7 @@ class TaskSettings:
     """[task.NAME]"""
 
     name: str
-    command: Annotated[Command, command_words]
+    command: Annotated[Command, command_words] = Command()
     shell: Annotated[bool, flag] = False
     cwd: Annotated[Path, absolute] = Path("/")
     env: Annotated[dict[str, str], environment] = field(default_factory=dict)
@@ -346,6 +346,15 @@ class TaskSettings:
     crash_limit: Annotated[int, integer(1)] = 5
     crash_window: Annotated[float, duration] = 600.0
     crash_cooldown: Annotated[float, duration] = 1800.0
+    manager: Annotated[str, choice("upkeep", "systemd", "pm2")] = "upkeep"
+    unit: Annotated[str, text] = ""
+    app: Annotated[str, text] = ""
+    scope: Annotated[bool, flag] = False
+
+    def __post_init__(self) -> None:
+        needed = {"upkeep": "command", "systemd": "unit", "pm2": "app"}[self.manager]
+        if not getattr(self, needed):
+            raise ValueError(f'the key "{needed}" is missing')
 
 
 @dataclass(frozen=True)

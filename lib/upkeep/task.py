@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from upkeep import files, history, launch, pidfile, proc
+from upkeep import files, history, launch, manager, pidfile, proc
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
 from upkeep.family import Family
@@ -83,6 +83,8 @@ class Task:
         Raises OperatorError (refused) where it can't be told.
         """
         known = self.record
+        if self.settings.manager != "upkeep":
+            return self._managed()
         this_boot = known.boot_id == proc.boot_id() and known.pid
         if this_boot and proc.is_alive(known.identity):
             return known.identity
@@ -92,6 +94,14 @@ class Task:
         found = self._successor() or self._adopted()
         if found:
             self._put_on_record(found)
+        return found
+
+    def _managed(self) -> proc.Identity | None:
+        """The copy that pm2 or systemd runs."""
+        found = proc.identify(manager.main_pid(self.settings))
+        if found and found != self.record.identity:
+            self._put_on_record(found)
+            self.record.session, self.record.tag = 0, ""
         return found
 
     def ended_well(self) -> bool:
