@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
@@ -45,7 +44,8 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("text", nargs="?", metavar="TEXT", help="the message; - reads stdin")
     add("--title", default="", help="a first line in bold")
-    add("--pre", action="store_const", const="pre", default="bold", help="keep columns of TEXT")
+    add("--html", dest="style", action="store_const", const="HTML", help="TEXT is Telegram's HTML")
+    add("--pre", dest="style", action="store_const", const="pre", help="keep the columns of TEXT")
     add("--chat", metavar="ID[:THREAD]", help="another chat than those in .env")
     add("--level", choices=("info", "warning", "critical"), default="warning", help="info: silent")
     add("--silent", action="store_true", help="make no sound")
@@ -55,15 +55,16 @@ def parser() -> argparse.ArgumentParser:
     add("--ttl", type=cli.duration, metavar="D", help="give it up after D")
     add("--budget", type=cli.duration, metavar="D", help="try for D at most")
     add("--flush", action="store_true", help="send what waits in the outbox")
+    add("--check", action="store_true", help="try the token and each chat, send a silent message")
     add("--status", action="store_true", help="tell what waits, and until when")
     return made
 
 
-def status(outbox: Outbox, breaker: Breaker, now: float) -> dict[str, Any]:
+def status(outbox: Outbox, breaker: Breaker, now: float) -> dict[str, object]:
     """What waits, and until when which of api, token and chats are not asked (Unix seconds)."""
     ages = [letter.age(now) for letter in outbox.letters()]
     each = ((name, breaker.open_until(now, name)) for name in breaker.records)
-    holds: dict[str, Any] = {name: until for name, until in each if until}
+    holds: dict[str, float | None] = {name: until for name, until in each if until}
     dead, until = len(list(outbox.dead.glob("*.json*"))), holds.pop("api", None)
     found = {"queued": len(ages), "oldest_age_seconds": max(ages, default=0.0), "dead": dead}
     return {**found, "breaker_open_until": until, "holds": holds}
@@ -84,12 +85,17 @@ def deliver(options: argparse.Namespace, settings: config.Config, text: str) -> 
         for each in [text] if text else [letter.text for letter in post.outbox.letters()]:
             print(f"would send to {chat or post.chats}: {options.title} {each}")
         return Exit.DONE
-    style = options.pre if options.title or options.pre == "pre" else ""
+    style = options.style or ("bold" if options.title else "")
+    findings = post.check() if options.check else {}
+    print(*(f"{name}: {why or 'good'}\n" for name, why in findings.items()), sep="", end="")
+    if any(findings.values()):
+        return Exit.PROBLEM
     alerts, ttl = Alerts(settings, post), options.ttl or settings.telegram.expire_after
-    alerts.model = Letter(chat, "", thread, style, options.silent, ttl)
-    again_after = options.repeat_after or settings.telegram.repeat_after
+    alerts.model = Letter(chat, "", thread, style, options.silent or options.check, ttl)
     if options.key:
-        alerts.repeated(options.key, options.title, text, options.level, again_after)
+        again = options.repeat_after
+        again = settings.telegram.repeat_after if again is None else again
+        alerts.repeated(options.key, options.title, text, options.level, again)
     elif options.resolve:
         alerts.recovered(options.resolve, options.title, text)
     elif text:
@@ -114,6 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.DONE
     if options.flush:
         return deliver(options, settings, "") if outbox.names() else Exit.DONE
+    if options.check:
+        return deliver(options, settings, "upkeep sends this to check the way.")
     from_stdin = options.text in (None, "-")
     text = message.clean(sys.stdin.buffer.read(4_000_000) if from_stdin else options.text)
     if not text.strip():

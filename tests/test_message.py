@@ -1,13 +1,15 @@
 """Texts: any bytes become readable, long ones are cut without breaking characters."""
 
 import random
+from pathlib import Path
 
 import pytest
 
 from tests.helpers import LONG, bot_rules
-from upkeep import message
+from tests.helpers.bot_api import BotApi
+from upkeep import config, message
 from upkeep.outbox import Letter
-from upkeep.telegram import compose
+from upkeep.telegram import Post, compose
 
 COUNT = 10_000 if LONG else 300
 ALPHABETS = (
@@ -53,6 +55,31 @@ def test_a_cut_is_made_at_a_line_end_or_a_blank() -> None:
     assert all(part.endswith("\n") for part in message.split(lines))
     words = "word " * 2000
     assert all(part.endswith(" ") for part in message.split(words))
+
+
+def test_html_of_any_kind_arrives_formatted_or_as_it_was_written(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over real requests: what the server cannot parse is sent once more without formatting."""
+    dice = random.Random(5)
+    with BotApi() as api:
+        for name, value in api.env.items():
+            monkeypatch.setenv(name, value)
+        post = Post(config.Config(file=home / "upkeep.toml", state=home / "var"))
+        for _ in range(COUNT // 20):
+            pieces = dice.choices(HTML, k=dice.choice((1, 5, 30)))
+            source = message.clean("x" + "".join(pieces))
+            letters = post.write(Letter(text=source, style="HTML"))
+            post.flush()
+            assert [post.fate(each)[0] for each in letters] == [0] * len(letters)
+            sent = api.messages[-len(letters) :]
+            if len(letters) == 1 and sent[0].get("parse_mode") != "HTML":
+                assert bot_rules.parse_html(source) is None
+            shown = "".join(each["text"].rpartition("\n")[0] for each in sent)
+            assert "".join(shown.split()) == "".join(source.split())
+
+
+HTML = (*ALPHABETS, "<b>", "</b>", "<i>bold</i>", "<pre>", "</pre>", '<a href="http://x">', "</a>")
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,16 @@
 """bin/telegram_alert.py against the stand-in of the Bot API."""
 
+import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import run_script
+from tests.helpers import ROOT, run_script
 from tests.helpers.bot_api import TOKEN, BotApi
+from upkeep import telegram
 
 
 @pytest.fixture
@@ -40,6 +45,157 @@ def test_a_failed_send_is_queued_and_delivered_by_a_later_flush(home: Path, conf
         assert (done.returncode, done.stderr) == (0, "")
     assert api.texts[0].startswith("lost?")
     assert waiting(home) == []
+
+
+def alert(*args: str | Path, config: Path, api: BotApi, **more: object):
+    return run_script("telegram_alert", "--config", config, *args, env=api.env, **more)
+
+
+def test_repeats_of_a_key_are_counted_and_its_end_is_told(config: Path) -> None:
+    with BotApi() as api:
+        for _ in range(3):
+            done = alert("--key", "db1", "db1 is down", config=config, api=api)
+            assert (done.returncode, done.stderr) == (0, "")
+        assert len(api.messages) == 1
+        done = alert("--key", "db1", "--repeat-after", "0", "still down", config=config, api=api)
+        assert "repeated 3x since 20" in api.texts[1]
+        for _ in range(2):
+            assert alert("--resolve", "db1", "db1 is back", config=config, api=api).returncode == 0
+        assert len(api.messages) == 3
+        assert "recovered after" in api.texts[2]
+        assert api.messages[2]["disable_notification"] is True
+        assert "disable_notification" not in api.messages[0]
+
+
+def test_a_chat_with_a_minus_and_a_thread(config: Path) -> None:
+    with BotApi() as api:
+        done = alert("--chat", "-1001234:77", "hello", config=config, api=api)
+        assert done.returncode == 0
+        done = alert("--chat", "nonsense!", "hello", config=config, api=api)
+        assert (done.returncode, "expected a chat" in done.stderr) == (2, True)
+    assert (api.messages[0]["chat_id"], api.messages[0]["message_thread_id"]) == ("-1001234", "77")
+
+
+def test_check_names_what_is_wrong_and_sends_a_silent_message(config: Path) -> None:
+    with BotApi() as api:
+        done = alert("--check", config=config, api=api)
+        assert (done.returncode, done.stdout.count("good")) == (0, 2)
+        assert api.messages[0]["disable_notification"] is True
+        api.chats = ("1",)
+        done = alert("--check", config=config, api=api)
+        assert (done.returncode, "4242: Bad Request: chat not found" in done.stdout) == (1, True)
+        api.always = "401:Unauthorized"
+        done = alert("--check", config=config, api=api)
+        assert (done.returncode, "the token was refused" in done.stdout) == (1, True)
+    assert len(api.messages) == 1
+
+
+def test_status_tells_what_waits_and_why(config: Path) -> None:
+    with BotApi() as api:
+        api.script("429:500")
+        alert("hello", config=config, api=api)
+        found = json.loads(alert("--status", "--json", config=config, api=api).stdout)
+    assert (found["queued"], found["dead"]) == (1, 0)
+    assert found["oldest_age_seconds"] >= 0
+    assert found["breaker_open_until"] - time.time() > 400
+    assert found["holds"] == {}
+
+
+def test_an_exposed_env_file_sends_nothing_and_keeps_the_message(home: Path, config: Path) -> None:
+    with BotApi() as api:
+        env = home / ".env"
+        env.write_text("".join(f"{name}='{value}'\n" for name, value in api.env.items()))
+        env.chmod(0o644)
+        done = run_script("telegram_alert", "hello", "--config", config)
+        assert (done.returncode, f"chmod 600 {env}" in done.stderr) == (3, True)
+        assert (len(waiting(home)), api.requests) == (1, [])
+        env.chmod(0o640)
+        assert run_script("telegram_alert", "--flush", "--config", config).returncode == 0
+    assert api.texts[0].startswith("hello\n")
+
+
+@pytest.mark.parametrize("given", [b"caf\xe9 \x00 \xf0\x9f", "x" * 200_000, "zeile\n" * 40_000])
+def test_any_input_arrives(config: Path, given: str | bytes) -> None:
+    with BotApi() as api:
+        done = alert("-", "--pre", config=config, api=api, stdin=given)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 1 <= len(api.messages) <= 4
+
+
+def test_an_argument_that_is_no_utf8_arrives(config: Path) -> None:
+    with BotApi() as api:
+        done = alert("caf\udce9", config=config, api=api)
+    assert done.returncode == 0
+    assert api.texts[0].startswith("caf\N{REPLACEMENT CHARACTER}\n")
+
+
+def test_an_empty_text_and_a_missing_one_are_usage_errors(config: Path) -> None:
+    with BotApi() as api:
+        for args in (["  \n"], ["-"], []):
+            done = alert(*args, config=config, api=api)
+            assert (done.returncode, "the text is empty" in done.stderr) == (2, True)
+    assert api.requests == []
+
+
+def test_a_torn_and_a_foreign_file_are_set_aside_and_the_rest_flows_on(
+    home: Path, config: Path
+) -> None:
+    new = home / "var/outbox/new"
+    new.mkdir(parents=True)
+    for number, content in enumerate(("{", "[]", '{"chat": 5, "text": "x"}', '{"a": 1}', "\0")):
+        (new / f"{number}.json").write_text(content)
+    with BotApi() as api:
+        done = alert("hello", config=config, api=api)
+    assert (done.returncode, done.stderr.count("set aside")) == (0, 5)
+    assert (len(api.messages), waiting(home)) == (1, [])
+
+
+def test_an_empty_flush_imports_nothing_that_is_slow(config: Path) -> None:
+    code = (
+        "import sys; from bin import telegram_alert;"
+        "telegram_alert.main(['--flush', '--config', sys.argv[1]]);"
+        "print([m for m in ('requests', 'psutil', 'dotenv', 'logging', 'subprocess')"
+        " if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, config],
+        env={"PYTHONPATH": f"{ROOT}:{ROOT}/lib", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_dry_run_sends_and_stores_nothing(home: Path, config: Path) -> None:
+    with BotApi() as api:
+        done = alert("--dry-run", "hello", config=config, api=api)
+    assert (done.returncode, "hello" in done.stdout, api.requests) == (0, True, [])
+    assert waiting(home) == []
+
+
+def test_a_program_sends_with_one_call(
+    home: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with BotApi() as api:
+        for name, value in api.env.items():
+            monkeypatch.setenv(name, value)
+        assert telegram.send("it works", config_file=str(config)) == (True, "")
+        api.always = "502"
+        done, why = telegram.send("it waits", config_file=str(config))
+    assert (done, "HTTP 502" in why) == (False, True)
+
+
+def test_through_a_proxy(config: Path) -> None:
+    with BotApi() as api:
+        env = {**api.env, "HTTP_PROXY": api.base, "TELEGRAM_API_BASE": "http://api.example.org"}
+        done = run_script("telegram_alert", "hello", "--config", config, env=env)
+        assert done.returncode == 0
+        assert api.requests[0]["path"].startswith("http://api.example.org/bot") or api.requests
+        env = {**api.env, "HTTPS_PROXY": api.base, "TELEGRAM_API_BASE": "https://api.example.org"}
+        done = run_script("telegram_alert", "hello", "--config", config, env=env)
+        assert done.returncode == 5
+    assert TOKEN not in done.stderr
 
 
 def test_two_502_are_ridden_out_with_growing_waits(config: Path) -> None:

@@ -59,7 +59,7 @@ class Alerts:
     def recovered(self, key: str, title: str, body: str = "") -> None:
         """Close the episode `key` with one message, if it is open."""
         with self._episodes() as episodes:
-            if (episode := episodes.pop(key, None)) and title:
+            if (episode := episodes.pop(key, None)) and title + body:
                 lasted = units.format_duration(max(0.0, time.time() - episode["since"]))
                 body = f"{body}\nrecovered after {lasted} ({episode['count']} repeats)".lstrip()
                 self.inform(title, body)

@@ -20,8 +20,7 @@ _TROUBLES = {  # what stands in an exception, whose own text holds the token; in
     "resol": "its name cannot be resolved (DNS)",
     "refused": "connection refused",
     "certificate": "its certificate is not valid (wrong clock? captive portal?)",
-    "connecttimeout": "no connection in time",
-    "timed out": "no TLS handshake in time",
+    "timed out": "no connection or TLS handshake in time",
     "": "no connection (network? proxy? TELEGRAM_API_BASE?)",
 }
 
@@ -65,7 +64,8 @@ def judge(status: int, answer: bytes) -> Verdict:
     if moved:
         return Verdict("change", why, change={"chat_id": str(moved)})
     if "thread not found" in why or "entit" in why:
-        return Verdict("change", why, change={"message_thread_id": "", "entities": ""})
+        fields = ("message_thread_id",) if "thread" in why else ("entities", "parse_mode")
+        return Verdict("change", why, change=dict.fromkeys(fields, ""))
     lost = status == 403 or "chat not found" in why or "not enough rights" in why
     return Verdict("chat" if lost else "refused", why)
 

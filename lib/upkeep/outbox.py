@@ -13,7 +13,6 @@ from pathlib import Path
 from upkeep import files
 
 MOST_LETTERS = 500
-_LONGEST_AGE_SECONDS = 30 * 86400.0
 _MAYBE = ".maybe"
 
 
@@ -24,7 +23,7 @@ class Letter:
     chat: str = ""
     text: str = ""
     thread: str = ""
-    style: str = ""  # "bold": the first line; "pre": all of it
+    style: str = ""  # "bold": the first line; "pre", "HTML": all of it
     silent: bool = False
     ttl: float = 0.0
     time: float = 0.0
@@ -37,8 +36,8 @@ class Letter:
         return self.path.name.count(_MAYBE) if self.path else 0
 
     def age(self, now: float) -> float:
-        """Seconds since it was written; 0.0 when the clock must have been set in between."""
-        return now - self.time if 0 < now - self.time < _LONGEST_AGE_SECONDS else 0.0
+        """Seconds since it was written; 0.0 beyond 30 days: the clock was set in between."""
+        return now - self.time if 0 < now - self.time < 30 * 86400.0 else 0.0
 
     def encoded(self) -> bytes:
         """As it is stored."""

@@ -72,9 +72,21 @@ def compose(batch: list[Letter], now: float) -> dict[str, Any]:
         "text": "\n".join([*lines, f"{os.uname().nodename} | #{number}"]),
     }
     styled = message.units(first.text if first.style == "pre" else first.text.partition("\n")[0])
-    if first.style and styled and not late:
+    if first.style == "HTML" and not late:
+        content["parse_mode"] = "HTML"
+    elif first.style and styled and not late:
         content["entities"] = [{"type": first.style, "offset": 0, "length": styled}]
     return content
+
+
+def send(text: str, level: str = "warning", config_file: str | None = None) -> tuple[bool, str]:
+    """For programs: send `text`. Returns whether it arrived, or why it waits or was refused."""
+    settings = config.load(config_file)
+    post, ttl = Post(settings), settings.telegram.expire_after
+    written = post.write(Letter(text=message.clean(text), silent=level == "info", ttl=ttl))
+    post.flush()
+    why = "; ".join({why for code, why in map(post.fate, written) if code})
+    return not why, why
 
 
 class Post:
@@ -102,6 +114,8 @@ class Post:
     def write(self, model: Letter) -> list[Letter]:
         """Store letters like `model`, one for each chat and part; without a disk, send them."""
         written, parts = [], message.split(model.text)
+        if len(parts) > 1 and model.style == "HTML":  # a cut could go through a tag
+            model = replace(model, style="")
         if len(parts) > 4:
             parts = [f"{parts[0]}\n[... of {len(model.text)} characters ...]", parts[-1]]
         for chat, thread in [(model.chat, model.thread)] if model.chat else self.chats:
@@ -129,6 +143,15 @@ class Post:
                     self._deliver(batch)
         except (OperatorError, OSError) as error:
             self._why = str(error)
+
+    def check(self) -> dict[str, str]:
+        """What is wrong with the token and with each chat, "" if nothing is; asked in any case."""
+        found = {self._bot: self._ask("getMe", {}).why}
+        for chat, _ in self.chats:
+            found[chat] = self._ask("getChat", {"chat_id": chat}).why
+        for name in [name for name, why in found.items() if not why]:
+            self.breaker.succeeded(name)
+        return found
 
     def _probe(self) -> None:
         """After a failure, ask something harmless first: a lost answer costs no message then."""

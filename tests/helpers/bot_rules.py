@@ -4,7 +4,9 @@ Written from core.telegram.org/bots/api and from TDLib's MessageContent.cpp and 
 lengths count code points, entity offsets count UTF-16 units, blanks only is no text.
 """
 
+import html
 import json
+import re
 from typing import Any
 
 TEXT_MOST = 4096
@@ -12,6 +14,11 @@ CAPTION_MOST = 1024
 RAW_MOST_BYTES = 32768
 DOCUMENT_MOST_BYTES = 50_000_000
 PHOTO_MOST_BYTES = 10_000_000
+HTML_TAG = re.compile(
+    r"<(/?)([a-zA-Z][a-zA-Z0-9-]*)((?:\s+[a-zA-Z-]+(?:=(?:\"[^\"]*\"|'[^']*'|[^\s>]*))?)*)\s*>"
+)
+HTML_TAGS = {"a", "b", "strong", "i", "em", "s", "strike", "del", "u", "ins", "span"}
+HTML_TAGS |= {"tg-spoiler", "code", "pre", "blockquote"}
 NEVER_NESTED = {"pre", "code", "custom_emoji"}
 
 
@@ -46,8 +53,12 @@ def _bad_text(request: dict[str, Any], key: str, entities_key: str, most: int) -
         return "strings must be encoded in UTF-8"
     if len(raw) > RAW_MOST_BYTES:
         return "text is too long"
-    if request.get("parse_mode"):
-        return "can't parse entities: the stand-in wants entities"
+    if request.get("parse_mode") == "HTML":
+        text = parse_html(text)
+        if text is None:
+            return "can't parse entities: unsupported, unmatched or unclosed tag"
+    elif request.get("parse_mode"):
+        return "unsupported parse_mode"
     if not clean(text):
         return "text must be non-empty"
     if len(text) > most:
@@ -56,6 +67,29 @@ def _bad_text(request: dict[str, Any], key: str, entities_key: str, most: int) -
     if isinstance(entities, str):
         entities = json.loads(entities)
     return bad_entities(text, entities)
+
+
+def parse_html(source: str) -> str | None:
+    """The visible text of `source`; None where TDLib's parse_html would refuse it."""
+    visible, opened, position = [], [], 0
+    for found in re.finditer("<", source):
+        if found.start() < position:
+            continue
+        visible.append(html_text(source[position : found.start()]))
+        tag = HTML_TAG.match(source, found.start())
+        if not tag or tag[2].lower() not in HTML_TAGS:
+            return None
+        position = tag.end()
+        if not tag[1]:
+            opened.append(tag[2].lower())
+        elif not opened or opened.pop() != tag[2].lower():
+            return None
+    return None if opened else "".join([*visible, html_text(source[position:])])
+
+
+def html_text(text: str) -> str:
+    """`text` with the only four named references that the server knows, and numbers, replaced."""
+    return re.sub(r"&(?:lt|gt|amp|quot|#\d+|#x[0-9a-fA-F]+);", lambda m: html.unescape(m[0]), text)
 
 
 def bad_entities(text: str, entities: list[dict[str, Any]]) -> str | None:
