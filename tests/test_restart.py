@@ -239,6 +239,7 @@ def test_a_program_that_daemonises_itself_is_followed(
     """Trap 15: the first process ends with 0, its grandchild goes on."""
     own = home / "own.pid"
     options = {"pid_file": own} if pid_file == "own" else {}
+    options |= {"verify": 1}
     command = worker("--daemon", str(own) if pid_file == "own" else "-")
     house.task("daemon", command, **options)
     row = house.rows("restart", "daemon", code=0)[0]
@@ -348,6 +349,46 @@ def test_ready_by_log_file_and_command(house: House, home: Path) -> None:
     house.rows("restart", "file", code=0)
     house.task("command", ready={"command": ["false"], "timeout": 0.2})
     assert "false said 1" in house.rows("restart", "command", code=1)[0]["detail"]
+
+
+def test_a_log_line_of_an_earlier_copy_proves_nothing(house: House) -> None:
+    """Trap 16."""
+    house.start("trader")
+    house.task("trader", ["sleep", "1000"], ready={"log": "^ready", "timeout": 0.2})
+    assert "no line that matches" in house.rows("restart", "trader", code=1)[0]["detail"]
+
+
+def test_rights_and_limits_are_the_tasks_own(house: House, home: Path) -> None:
+    code = "umask; ulimit -n; id -un; id -Gn; cut -d' ' -f19 /proc/self/stat; exec sleep 1000"
+    keys = {"umask": "027", "nice": 5, "limits": {"nofile": 77}}
+    root = os.geteuid() == 0
+    house.task("own", ["sh", "-c", code], **keys, **({"user": "nobody"} if root else {}))
+    house.rows("restart", "own", code=0)
+    lines = wait_until(lambda: house.log("own").splitlines()[:5])
+    assert (lines[0], lines[1], lines[4]) == ("0027", "77", "5")
+    if root:
+        assert (lines[2], lines[3]) == ("nobody", "nogroup")
+    house.task("own", ["sh"], user="no-such-user")
+    assert house.run("restart", "own").returncode == 2
+
+
+def test_signals_reach_only_the_adopted_process_and_its_children(house: House, home: Path) -> None:
+    """Trap 6: an adopted program may sit in a group with strangers; no group is ever signalled."""
+    code = f"sleep 1001 & echo $! > {home}/stranger; exec {' '.join(worker())}"
+    shell = subprocess.Popen(["sh", "-c", f"{code} > {home}/out"], process_group=0)
+    try:
+        wait_until(lambda: (home / "out").exists() and "ready" in (home / "out").read_text())
+        path = house.state / "run" / "trader.pid"
+        path.parent.mkdir(parents=True, mode=0o700)
+        path.write_text(f"{shell.pid}\n")
+        neighbour = subprocess.Popen(["sleep", "1002"], process_group=os.getpgid(shell.pid))
+        house.rows("stop", "trader", code=0)
+        assert shell.wait(5) == -signal.SIGTERM and neighbour.poll() is None
+        neighbour.kill()
+        neighbour.wait()
+    finally:
+        shell.kill()
+        shell.wait()
 
 
 def test_a_renamed_task_is_taken_over_and_not_started_twice(house: House) -> None:

@@ -1,6 +1,7 @@
 """watchdog.py: brings back the dead and says why they died, and gives up on what keeps dying."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -171,6 +172,20 @@ def test_a_heartbeat_of_the_future_is_given_time(house: House, home: Path) -> No
     beat.touch()
     os.utime(beat, (time.time() + 9999,) * 2)
     wait_until(lambda: house.rows("watchdog", "hung", code=0)[0]["outcome"] == "restarted")
+
+
+@pytest.mark.skipif(not shutil.which("faketime"), reason="faketime is not installed")
+@pytest.mark.parametrize("step", ["+5h", "-5h"])
+def test_a_step_of_the_clock_restarts_nobody(house: House, home: Path, step: str) -> None:
+    """Trap 2: a process is known by ticks since boot; a heartbeat gets a second look."""
+    beat = home / "beat"
+    house.task("trader", heartbeat=beat, heartbeat_max_age="1h", max_age="3h")
+    pid = house.start("trader")
+    beat.touch()
+    command = ["faketime", "-f", step, sys.executable, ROOT / "bin" / "watchdog.py"]
+    environment = {"PATH": "/usr/bin:/bin", "UPKEEP_CONFIG": str(house.config)}
+    assert subprocess.run(command, env=environment, check=False).returncode == 0
+    assert house.copies("trader") == [pid]
 
 
 def test_a_frozen_program_is_left_to_whoever_froze_it(house: House) -> None:

@@ -62,11 +62,8 @@ class Waiting:
         """Let it run its command; time.monotonic() when it did."""
         with open(self.command_fd, "wb", closefd=False) as pipe:
             pipe.write(os.fsencode(self.command))
-        limit, before = (
-            time.monotonic() + _EXEC_SECONDS,
-            (["upkeep-recorder"], ["setsid"], ["systemd-run"]),
-        )
-        while proc.command_line(self.identity.pid)[:1] in before and time.monotonic() < limit:
+        limit = time.monotonic() + _EXEC_SECONDS
+        while proc.command_line(self.identity.pid)[:1] in _BEFORE and time.monotonic() < limit:
             self.lives(0.0005)
         return time.monotonic()
 
