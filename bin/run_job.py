@@ -3,7 +3,6 @@
 
 usage: run_job.py NAME [OPTION ...] -- COMMAND [ARG ...], or run_job.py --status [--json]
 
-    $ run_job.py --status
     job     last success               took  peak RSS  failed  skipped  missed  next run
     backup  2026-11-20T04:15:48+00:00  48 s  61 MiB    0       0        0       2026-11-21T04:15:00
 
@@ -119,8 +118,7 @@ def left_behind() -> set[proc.Identity]:
 
 def end_all(grace: float) -> None:
     """TERM to all that is left, KILL after `grace` seconds; to what was started meanwhile too."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)  # nothing may come between
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})  # see it through
     for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, KILL_SECONDS)):
         deadline, told = time.monotonic() + seconds, set[proc.Identity]()
         while (left := left_behind()) and time.monotonic() < deadline:
@@ -158,8 +156,7 @@ def run_alone(
             raise OperatorError(f"busy: pid {old.pid} of the run before lives", Exit.BUSY)
         time.sleep(options.splay * zlib.crc32(f"{os.uname().nodename} {name}".encode()) / 2**32)
         log = open_log(path)
-        began, started, clock = os.fstat(log).st_size, time.time(), time.monotonic()
-        ended = False
+        began, started, clock, ended = os.fstat(log).st_size, time.time(), time.monotonic(), False
         try:
             pid = start(command, log, lock)
             ended = wait_for_end(pid, options.timeout, log, settings.jobs.log_max)
@@ -171,8 +168,8 @@ def run_alone(
             name_session(lock, None)
     code, seconds = os.waitstatus_to_exitcode(status), time.monotonic() - clock
     code = TIMED_OUT if not ended else 128 - code if code < 0 else code
-    why = f"exit status {code}" if ended else "stopped at its time limit"
-    why = f"{why} after {units.format_duration(seconds)}" if code else ""
+    how = f"exit status {code}" if ended else "stopped at its time limit"
+    why = f"{how} after {units.format_duration(seconds)}" if code else ""
     tail = "\n".join(map(text.printable, files.tail(path, 20, 3000, began))) if code else ""
     return (started, code, seconds, usage.ru_maxrss << 10), why, tail
 
@@ -210,8 +207,14 @@ def conclude(
                 alerts.problem(f"job:{name}", f"Job {name}: {why}", tail)
     try:
         files.write_state(settings.state / "jobs" / f"{name}.json", job)
+        if settings.prometheus:
+            from upkeep import metrics
+
+            last = {("job", name): job["last_success"]}
+            figures = {"upkeep_job_last_success_timestamp_seconds": last}
+            metrics.write(settings.prometheus / f"upkeep_job_{name}.prom", figures)
     except OSError as error:
-        cli.warn(f"the record of {name} cannot be written: {error}")
+        cli.warn(f"{name}: not recorded: {error}")
 
 
 def show(settings: config.Config, as_json: bool, now: float) -> int:
@@ -224,8 +227,7 @@ def show(settings: config.Config, as_json: bool, now: float) -> int:
         running = survivor(settings.state / "lock" / f"job-{name}.lock") is not None
         job = {"job": name, "running": running, **read(settings, name)}
         began, _, took, peak = job["runs"][-1] if job["runs"] else (0.0, 0, 0.0, 0)
-        mine = [plan for plan in plans if plan[0] == name]
-        coming, missed = schedule.outlook(mine, now if running else began, now)
+        coming, missed = schedule.outlook(plans, name, now if running else began, now)
         rows.append(job | {"next_run": coming, "missed": missed})
         ended = units.local_time(job["last_success"]) if job["last_success"] else "never"
         cost = (units.format_duration(took), units.format_size(peak))
@@ -257,9 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Run | None = None
     try:
         run, why, tail = run_alone(options, command, settings)
-    except OperatorError as error:
-        if error.code != Exit.BUSY:
-            raise
+    except OperatorError as error:  # busy: nothing else is raised
         why, tail = f"skipped: {error}", ""
     conclude(settings, options, run, why, tail)
     return run[1] if run else Exit.BUSY

@@ -472,3 +472,27 @@ def test_restart_of_a_job_at_its_time_limit_keeps_the_program(place: Place) -> N
     assert place.run("job", *words).returncode == 124
     for name in ("one", "two"):
         assert is_running(int((place.state / f"run/{name}.pid").read_text()))
+
+
+def test_the_last_success_is_told_to_prometheus(place: Place) -> None:
+    place.config.write_text(f'[paths]\nprometheus = "{place.home}"\n')
+    assert place.run("job", "--", "true").returncode == 0
+    assert place.run("job", "--", "false").returncode == 1
+    written = (place.home / "upkeep_job_job.prom").read_text()
+    last = place.record("job")["last_success"]
+    name, value = written.splitlines()[-1].split(" ")
+    assert name == 'upkeep_job_last_success_timestamp_seconds{job="job"}'
+    assert float(value) == pytest.approx(last)
+    place.config.write_text('[paths]\nprometheus = "/nonesuch/dir/x"\n')
+    (place.home / "upkeep_job_job.prom").unlink()
+    assert place.run("job", "--", "sh", "-c", "exit 7").returncode == 7
+
+
+def test_a_signal_in_the_grace_period_leaves_nothing_either(place: Place) -> None:
+    job = "trap 'touch told' TERM; echo $$ >pid; while :; do sleep 0.1; done"
+    wrapper = place.start("job", "--timeout", "1s", "--grace", "3s", "--", "sh", "-c", job)
+    pid = place.pid("pid")
+    wait_until((place.home / "told").exists)
+    wrapper.send_signal(signal.SIGTERM)
+    assert wrapper.wait(60) in (124, 143)
+    assert not is_running(pid)

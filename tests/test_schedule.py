@@ -116,14 +116,16 @@ def test_missed_runs_count_from_the_last_run_this_boot_and_the_installation() ->
     plans = [("job", "* * * * *", 0.0)]
     quiet = schedule.SLACK_SECONDS
     boot = now - proc.uptime()
-    coming, missed = schedule.outlook(plans, now, now)
+    coming, missed = schedule.outlook(plans, "job", now, now)
     assert coming == int(now) // 60 * 60 + 60 and missed == 0
-    assert schedule.outlook(plans, 0.0, now)[1] == 0  # installed at an unknown time, never ran
-    long_ago = schedule.outlook(plans, 1.0, now)[1]
+    assert (
+        schedule.outlook(plans, "job", 0.0, now)[1] == 0
+    )  # installed at an unknown time, never ran
+    long_ago = schedule.outlook(plans, "job", 1.0, now)[1]
     assert abs(long_ago - max(0, (now - quiet - boot) / 60)) <= 1  # only while the host was up
     fresh = [("job", "* * * * *", now - quiet - 600)]
-    assert schedule.outlook(fresh, 1.0, now)[1] in range(min(9, long_ago), 11)
-    assert schedule.outlook([("job", "nonsense", 1.0)], 1.0, now) == (None, 0)
+    assert schedule.outlook(fresh, "job", 1.0, now)[1] in range(min(9, long_ago), 11)
+    assert schedule.outlook([("job", "nonsense", 1.0)], "job", 1.0, now) == (None, 0)
 
 
 NIGHTS = [("2026-03-29 01:57:50", "2026-03-29 03:04", 60)]  # begin, end, how fast the clock goes

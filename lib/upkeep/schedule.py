@@ -37,10 +37,10 @@ def installed() -> Iterator[Plan]:
         yield from ((name, each, 0.0) for each, name in _JOB.findall(own.stdout))
 
 
-def outlook(plans: list[Plan], last: float, now: float) -> tuple[int | None, int]:
-    """When cron starts a job next, and how many times passed unused since `last` and this boot."""
+def outlook(plans: list[Plan], name: str, last: float, now: float) -> tuple[int | None, int]:
+    """When cron starts job `name` next, and how often it did not since `last` and this boot."""
     coming, missed, boot = list[int](), 0, now - proc.uptime()
-    for _, expression, since in plans:
+    for _, expression, since in (plan for plan in plans if plan[0] == name):
         with contextlib.suppress(ValueError):
             coming += itertools.islice(times(expression, now, now + HORIZON_SECONDS), 1)
             begin = max(last, since, boot) if last or since else now
