@@ -13,6 +13,7 @@ Exit codes: 0 all is as wanted; 1 something is not; 2 usage or configuration; 3 
 not proven; 6 something cannot be stopped; 7 something is given up.
 """
 
+import contextlib
 import os
 import sys
 import time
@@ -27,7 +28,7 @@ from upkeep.config import Config
 from upkeep.errors import Exit
 from upkeep.outcome import Result
 from upkeep.task import Task
-from upkeep.units import format_duration
+from upkeep.units import format_duration, format_size
 
 EXAMPLES = """  watchdog.py               # what cron runs every minute
   watchdog.py --dry-run     # what would it do now?
@@ -93,7 +94,7 @@ def look_after(known: Task, table: limits.Table, dry_run: bool) -> Result:
         result = control.restart(known, why, category)
         if category in TOLD and not result.code:
             outage = format_duration(result.facts.get("downtime_seconds", 0.0))
-            result.facts["detail"] = f"outage {outage}{tail}"
+            result.facts["detail"] = f"outage {outage}{last_memory(known, result)}{tail}"
             result.tell()
         return result
     if category == GIVE_UP:
@@ -105,6 +106,18 @@ def look_after(known: Task, table: limits.Table, dry_run: bool) -> Result:
     if str(known.record) != before or known.renamed_from:
         known.save()
     return result
+
+
+def last_memory(known: Task, result: Result) -> str:
+    """The last reading of the copy that ended, from the samples of the last hour."""
+    from upkeep import samples
+
+    with contextlib.suppress(OSError):
+        rows = samples.read(known.config.state, 3600, time.time())[0]
+        points = [point for row in rows for name, point in row["programs"] if name == known.name]
+        last = points[-1] if points and points[-1].pid == result.facts.get("old_pid") else None
+        return f"; last memory reading {format_size(last.rss_bytes)}" if last else ""
+    return ""
 
 
 def give_up(known: Task, why: str, tail: str) -> Result:

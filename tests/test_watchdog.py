@@ -32,6 +32,13 @@ def test_a_killed_program_comes_back_with_its_cause(house: House) -> None:
     assert len(message) == 1 and "137 (KILL)" in message[0] and "ready" in message[0]
 
 
+def test_the_last_memory_reading_of_the_dead_is_told(house: House) -> None:
+    pid = house.start("trader")
+    assert house.run("memory_sample").returncode == 0
+    kill(pid)
+    assert "last memory reading" in house.rows("watchdog", code=0)[0]["detail"]
+
+
 def test_an_exit_status_is_told(house: House) -> None:
     house.task("job", worker("--exit", "3", "--after", "0.2"))
     house.start("job")
