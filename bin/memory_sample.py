@@ -116,9 +116,11 @@ def sample(settings: Config, now: Reading, alerts: Alerts | None) -> tuple[Row, 
     if alerts is None:
         return row, seen, status
     counts = levels.count_on(state.get("counts", {}), seen)
+    keys = {level.key for level in seen} | (set() if leaks else counts.keys())
+    state["counts"] = {key: count for key, count in counts.items() if key in keys}
     tell(alerts, seen, counts)
     tell_kills(alerts, row, state)
-    state |= {"counts": counts, **{name: row[name] for name in ("boot_id", "uptime", "oom_kills")}}
+    state |= {name: row[name] for name in ("boot_id", "uptime", "oom_kills")}
     status |= attempt(lambda: samples.append(settings.state, row))
     status |= attempt(lambda: files.write_state(file, state))
     if settings.prometheus:

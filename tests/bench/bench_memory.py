@@ -25,13 +25,24 @@ LOOP = f"import psutil\nfor each in psutil.process_iter({PSUTIL.split()!r}): eac
 Cost = tuple[float, float]  # CPU seconds, peak MiB
 
 
+RUNNER = """
+import os, sys
+quiet = [(os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0)]
+pid = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, file_actions=quiet)
+_, status, usage = os.wait4(pid, 0)
+print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+sys.exit(status != 0)
+"""
+
+
 def cost(command: list[str]) -> Cost:
-    """What one run costs, its children included."""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, command
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    """What one run costs, its children included.
+
+    A small process starts it: a child's peak is never less than what its parent had.
+    """
+    runner = [sys.executable, "-S", "-E", "-c", RUNNER, *command]
+    cpu, peak = subprocess.run(runner, check=True, capture_output=True).stdout.split()
+    return float(cpu), float(peak)
 
 
 def told(name: str, value: float, goal: float, unit: str = "", gates: bool = True) -> bool:
