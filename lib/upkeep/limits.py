@@ -75,4 +75,4 @@ def not_quiet(task: TaskSettings, host: HostSettings) -> str | None:
     """Why the host is not quiet: the load of the last minute per core; None when it is."""
     most = host.quiet_load if task.quiet_load is None else task.quiet_load
     load = float(proc.read_file("/proc/loadavg").split()[0]) / (os.cpu_count() or 1)
-    return f"load {load:.2f} per core > {most:g}" if load > most else None
+    return f"load {load:.2f} per core, not below {most:g}" if load >= most else None
