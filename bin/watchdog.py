@@ -93,7 +93,8 @@ def look_after(known: Task, table: limits.Table, dry_run: bool) -> Result:
     if starts:
         result = control.restart(known, why, category)
         if category in TOLD and not result.code:
-            outage = format_duration(result.facts.get("downtime_seconds", 0.0))
+            known_outage = result.facts.get("downtime_seconds")
+            outage = "unknown" if known_outage is None else format_duration(known_outage)
             result.facts["detail"] = f"outage {outage}{last_memory(known, result)}{tail}"
             result.tell()
         return result

@@ -117,6 +117,7 @@ def prepared(config: Config, task: TaskSettings, nonce: str) -> Iterator[Prepare
     with contextlib.ExitStack() as stack:
         log = os.open(task.log, flags | os.O_APPEND | os.O_NONBLOCK, 0o600)
         end = os.open(status, flags | os.O_EXCL, 0o600)
+        os.pwrite(end, b" " * 64, 0)  # so that a full disk can't keep the status out later
         stack.callback(files.discard, status)
         (told, pid_pipe), (command_pipe, command) = os.pipe(), os.pipe()
         stack.callback(os.close, command)
@@ -216,7 +217,7 @@ def how_it_ended(path: Path, nonce: str) -> tuple[int | str | None, float]:
     and when its recorder wrote it to `path` (Unix seconds). Every start has a new file."""
     limit = time.monotonic() + _RECORDER_SECONDS
     with contextlib.suppress(OSError, ValueError):
-        while not (text := files.read_small(path, 256)) and time.monotonic() < limit:
+        while not (text := files.read_small(path, 256).strip()) and time.monotonic() < limit:
             time.sleep(0.001)
         whose, status = text.decode("ascii").split("\n")[0].split(" ")
         if nonce and whose == nonce:

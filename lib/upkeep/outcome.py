@@ -36,7 +36,8 @@ class Result:
 
     def tell(self, method: str = "problem", *options: object) -> None:
         """Have it told; within an open episode, "problem" is only counted."""
-        title, body = self.line().partition("\n")[0], self.facts.get("detail") or ""
+        facts, body = (self.outcome, self.facts.get("reason")), self.facts.get("detail") or ""
+        title = f"{self.task}: {', '.join(filter(None, facts))}"
         self.note = (method, title, body, "critical", *options)
 
 
@@ -56,7 +57,7 @@ def attempt(
     except OperatorError as error:
         code, why = error.code, str(error)
     except OSError as error:
-        code, why = Exit.PROBLEM, f"{error.filename or name}: {error.strerror or error}"
+        code, why = Exit.PROBLEM, f"{error.filename or config.state}: {error.strerror or error}"
     result = Result(name, _OUTCOMES.get(code, "failed"), code, detail=why)
     if code != Exit.BUSY and not dry_run:
         result.tell()
