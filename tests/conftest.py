@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.targets import Targets
+
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
@@ -37,6 +39,14 @@ def home(tmp_path: Path) -> Iterator[Path]:
     place.mkdir(mode=0o700)
     yield place
     _kill_all_that_mention(str(place))
+
+
+@pytest.fixture
+def targets() -> Iterator[Targets]:
+    """Programs whose memory is known, killed after the test."""
+    made = Targets()
+    yield made
+    made.end()
 
 
 def _kill_all_that_mention(text: str) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,9 @@ import pytest
 from bin import mem_baseline
 from tests.helpers import run_script
 from tests.helpers.house import House
-from tests.helpers.targets import Targets
 from upkeep import proc
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def targets() -> Iterator[Targets]:
-    made = Targets()
-    yield made
-    made.end()
 
 
 def baseline(values: list[float], program: str = "app.py", **more: Any) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,8 @@ import pytest
 
 from bin import mem_snapshot
 from tests.helpers import ROOT, run_script, wait_until
-from tests.helpers.targets import Targets
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def targets() -> Iterator[Targets]:
-    made = Targets()
-    yield made
-    made.end()
 
 
 def readings(values: list[float], seconds: float) -> list[dict[str, Any]]:

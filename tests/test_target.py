@@ -3,23 +3,14 @@
 import os
 import re
 from argparse import Namespace
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import wait_until
 from tests.helpers.house import House
-from tests.helpers.targets import Targets
 from upkeep import proc, target
 from upkeep.errors import Exit, OperatorError
-
-
-@pytest.fixture
-def targets() -> Iterator[Targets]:
-    made = Targets()
-    yield made
-    made.end()
 
 
 def named(**given: object) -> Namespace:

@@ -47,7 +47,8 @@ def find(args: Namespace) -> tuple[proc.Identity, str]:
         raise OperatorError(f"several processes match: {text.printable(shown, 900)}", Exit.USAGE)
     identity = proc.identify(pids[0]) if pids else None
     if identity is None:
-        raise OperatorError("the target does not run")
+        asked = args.task or args.match or args.pid_file or f"pid {args.pid}"
+        raise OperatorError(f"{text.printable(str(asked))}: no such process runs")
     return identity, next((each.name for each in known if identity.pid in each.pids), "")
 
 
