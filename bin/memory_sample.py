@@ -106,6 +106,7 @@ def sample(settings: Config, now: Reading, alerts: Alerts | None) -> tuple[Row, 
     """Compare, alert and store; without `alerts` only compare."""
     row, state, file = now.row, Row(), settings.state / "memory" / "state.json"
     status = attempt(lambda: state.update(files.read_state(file)))
+    state = state if state.get("written_by") == "memory_sample" else Row()
     leaks: leak.Verdicts = {}
     if not 0 <= now.time - state.get("measured_at", -HOUR) < HOUR:
         past, _skipped = samples.read(settings.state, leak.WINDOW_SECONDS, now.time)
@@ -121,6 +122,7 @@ def sample(settings: Config, now: Reading, alerts: Alerts | None) -> tuple[Row, 
     tell(alerts, seen, counts)
     tell_kills(alerts, row, state)
     state |= {name: row[name] for name in ("boot_id", "uptime", "oom_kills")}
+    state["written_by"] = "memory_sample"
     status |= attempt(lambda: samples.append(settings.state, row))
     status |= attempt(lambda: files.write_state(file, state))
     if settings.prometheus:

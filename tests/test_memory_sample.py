@@ -215,3 +215,11 @@ def test_a_real_kill_by_the_kernel_names_its_victim(host: Host) -> None:
         assert re.search(r"Killed process \d+ \(python3\)|not known", host.api.texts[0])
     finally:
         group.rmdir()
+
+
+@pytest.mark.parametrize("content", ['{"counts": 5}', '{"measured_at": "x"}', '{"oom_kills": 1}'])
+def test_a_state_that_somebody_else_wrote_is_no_obstacle(host: Host, content: str) -> None:
+    host.sample()
+    (host.home / "var/memory/state.json").write_text(content)
+    assert host.sample() == ""
+    assert host.sample() == ""
