@@ -62,7 +62,8 @@ def many_callers(house: House, chance: random.Random) -> None:
 def reused_pid(house: House, chance: random.Random) -> None:
     """The record names a stranger's PID, as after a wrap of the PIDs or a reboot."""
     house.run("stop", "trader")
-    stranger = subprocess.Popen(["sleep", "1000"])
+    null = subprocess.DEVNULL
+    stranger = subprocess.Popen(worker(), stdout=null, start_new_session=True)
     try:
         boot = chance.choice([{}, {"boot_id": "another boot"}])
         house.change_record("trader", pid=stranger.pid, session=stranger.pid, down=False, **boot)
@@ -104,6 +105,24 @@ def test_faults_at_random_points(house: House) -> None:
             assert is_running(house.record("trader")["pid"]), about
             assert house.pid("trader") == house.record("trader")["pid"], about
             assert stranger.poll() is None, about
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_stranger_on_a_reused_pid_and_session_survives(house: House) -> None:
+    """The same number, the same session, the same interpreter: still somebody else."""
+    house.start("trader")
+    house.run("stop", "trader")
+    null = subprocess.DEVNULL
+    stranger = subprocess.Popen(worker(), stdout=null, start_new_session=True, env={"PATH": "/bin"})
+    exe = os.readlink(f"/proc/{stranger.pid}/exe")
+    try:
+        house.change_record(
+            "trader", pid=stranger.pid, session=stranger.pid, exe=exe, start_ticks=1, down=False
+        )
+        house.rows("watchdog")
+        assert stranger.poll() is None
     finally:
         stranger.kill()
         stranger.wait()

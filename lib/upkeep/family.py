@@ -2,7 +2,7 @@
 
 A program's children may leave its group, its session and even its tree. So relatives are known by
 the tree, by the session that our start opened, and by the tag that every start puts into the
-environment (UPKEEP_TASK=<task>:<nonce>); those that overwrite their environment and have lost the
+environment (UPKEEP_TASK=<task>:<nonce>); those that have overwritten their environment and lost the
 program are known by session and executable together.
 """
 
@@ -40,6 +40,7 @@ class Family:
         table.pop(os.getpid(), None)  # we may be a descendant; what we start is not the task's
         main = table.get(self.main.pid)
         alive = main is not None and main.start_ticks == self.main.start_ticks
+        reused = None if alive else main
         tree = {self.main.pid, *proc.descendants(table, self.main.pid)} if alive else set()
 
         def tagged(stat: proc.Stat) -> bool:
@@ -51,7 +52,11 @@ class Family:
             if stat.pid in tree or not self.session or stat.session != self.session:
                 return stat.pid in tree or (sweep and tagged(stat))
             # Without its leader, the number of the session could be somebody else's by now.
-            return alive or proc.executable(stat.pid) == (self.exe or None) or tagged(stat)
+            return alive or tagged(stat) or (reused is None and same_and_untraceable(stat))
+
+        def same_and_untraceable(stat: proc.Stat) -> bool:
+            overwritten = b"PATH=" not in proc.read_file(f"/proc/{stat.pid}/environ")
+            return overwritten and proc.executable(stat.pid) == (self.exe or None)
 
         found = filter(is_ours, table.values())
         return sorted(found, key=lambda stat: (stat.pid != self.main.pid, stat.start_ticks))
