@@ -26,7 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import CHECKOUT, cli, config, files, proc, text, units
+from upkeep import CHECKOUT, cli, config, files, metrics, proc, text, units
 from upkeep.errors import Exit, OperatorError
 
 EXAMPLES = """\
@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--wait", type=cli.duration, default=0.0, metavar="D", help="for its turn")
     made.add_argument("--splay", type=cli.duration, default=0.0, metavar="D", help="start later")
     made.add_argument("--alert-after", type=int, default=1, metavar="N", help="failures in a row")
+    made.add_argument("--ping-url", metavar="URL", help="fetched after a success, URL/fail else")
     made.add_argument("--status", action="store_true", help="the table of all jobs")
     cli.add_dry_run(made)
     cli.add_json(made)
@@ -208,8 +209,6 @@ def conclude(
     try:
         files.write_state(settings.state / "jobs" / f"{name}.json", job)
         if settings.prometheus:
-            from upkeep import metrics
-
             last = {("job", name): job["last_success"]}
             figures = {"upkeep_job_last_success_timestamp_seconds": last}
             metrics.write(settings.prometheus / f"upkeep_job_{name}.prom", figures)
@@ -248,8 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return show(settings, options.json, time.time())
     named = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", options.name or "")
     if not named or not command or options.alert_after < 1:
-        wanted = "NAME (letters, digits, '.', '_', '-'), options, then -- and the command"
-        raise OperatorError(f"expected {wanted}", Exit.USAGE)
+        raise OperatorError("expected NAME [OPTION ...] -- COMMAND ...; see --help", Exit.USAGE)
     if options.dry_run:  # a script of the suite prints its own plan
         if any(Path(word).resolve().parent == CHECKOUT / "bin" for word in command[:2]):
             os.execvpe(command[0], command, {**os.environ, "UPKEEP_DRY_RUN": "1"})
@@ -262,6 +260,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OperatorError as error:  # busy: nothing else is raised
         why, tail = f"skipped: {error}", ""
     conclude(settings, options, run, why, tail)
+    if options.ping_url and run:
+        from urllib.request import urlopen
+
+        with contextlib.suppress(Exception):  # whatever happens, the job is over
+            urlopen(f"{options.ping_url}/fail" if why else options.ping_url, timeout=10).close()
     return run[1] if run else Exit.BUSY
 
 

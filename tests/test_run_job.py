@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -384,6 +386,32 @@ def test_skipped_runs_are_told_when_they_go_on(place: Place) -> None:
         assert place.run("job", "--", "true", env=api.env).returncode == 0
         assert len(api.texts) == 2
     assert place.record("job")["skipped"] == 0
+
+
+def test_the_outcome_is_pinged(place: Place) -> None:
+    asked = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(500 if "broken" in self.path else 200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    assert place.run("job", "--ping-url", f"{url}/ok", "--", "true").returncode == 0
+    assert place.run("job", "--ping-url", f"{url}/ok", "--", "false").returncode == 1
+    result = place.run("job", "--ping-url", f"{url}/broken", "--", "true")
+    assert (result.returncode, asked) == (0, ["/ok", "/ok/fail", "/broken"])
+    server.shutdown()
+    server.server_close()
+    for wrong in (url, "nonsense", "http://[", "http://a b/"):
+        result = place.run("job", "--ping-url", wrong, "--", "true")
+        assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_splay_is_stable_and_bounded(place: Place) -> None:
