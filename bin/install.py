@@ -112,6 +112,7 @@ def read(target: Path) -> bytes:
 
 def change(settings: config.Config, target: Path, block: str, dry: bool) -> None:
     """Show what `block` changes in `target`, and change it. Raises OperatorError, OSError."""
+    target.parent.stat()  # made here, it would be a private one
     old = read(target)
     new = spliced(old, block)
     before, after = (each.decode(errors="replace").splitlines(True) for each in (old, new))
@@ -204,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 block = "" if options.uninstall else wanted[part]
                 change(settings, targets[part], block, options.dry_run)
     except OSError as error:
-        raise OperatorError(f"{error.filename}: {error.strerror}; run it as root?") from None
+        raise OperatorError(f"{error.filename}: {error.strerror}: are you root?") from None
     if options.purge and options.uninstall and not options.dry_run:
         purge(settings.state)
     elif not (options.dry_run or options.uninstall):

@@ -6,8 +6,7 @@ usage: run_job.py NAME [OPTION ...] -- COMMAND [ARG ...], or run_job.py --status
     job     last success               took  peak RSS  failed  skipped  missed  next run
     backup  2026-11-20T04:15:48+00:00  48 s  61 MiB    0       0        0       2026-11-21T04:15:00
 
-Exit codes: the command's own (128+n: signal n), 124 time limit, 126 or 127 it could not be run,
-4 the run before it is still going, 2 usage.
+Exit codes: the command's own (128+n: signal n), 124 time limit, 126, 127 not run, 4 busy, 2 usage.
 """
 
 import argparse

@@ -391,3 +391,11 @@ def test_an_ordinary_user_installs_a_crontab(host: Machine) -> None:
         assert not (host.place / "spool/nobody").exists() and not (place / "var").exists()
     finally:
         shutil.rmtree(place)
+
+
+def test_without_logrotate_nothing_is_made_up_for_it(host: Machine) -> None:
+    script = "mkdir /run/etc && cp -a /etc/passwd /etc/group /run/etc && mkdir /run/etc/cron.d"
+    assert host.run("sh", "-c", f"{script} && mount --bind /run/etc /etc").returncode == 0
+    result = _install(host, "--only", "logrotate")
+    assert result.returncode == 1 and "/etc/logrotate.d: No such file" in result.stderr
+    assert not (host.place / "run/etc/logrotate.d").exists()
