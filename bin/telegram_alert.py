@@ -22,7 +22,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
 from upkeep import cli, config, message
-from upkeep.breaker import Breaker
 from upkeep.errors import Exit, OperatorError
 from upkeep.outbox import Letter, Outbox
 
@@ -60,14 +59,16 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def status(outbox: Outbox, breaker: Breaker, now: float) -> dict[str, object]:
+def status(outbox: Outbox, state: Path, now: float) -> dict[str, object]:
     """What waits, and until when which of api, token and chats are not asked (Unix seconds)."""
+    from upkeep.breaker import Breaker
+
+    breaker = Breaker(state / "outbox/breaker.json")
     ages = [letter.age(now) for letter in outbox.letters()]
-    each = ((name, breaker.open_until(now, name)) for name in breaker.records)
-    holds: dict[str, float | None] = {name: until for name, until in each if until}
-    dead, until = len(list(outbox.dead.glob("*.json*"))), holds.pop("api", None)
+    ends = {name: breaker.open_until(now, name) for name in breaker.records}
+    dead, until = len(list(outbox.dead.glob("*.json*"))), ends.pop("api", 0.0) or None
     found = {"queued": len(ages), "oldest_age_seconds": max(ages, default=0.0), "dead": dead}
-    return {**found, "breaker_open_until": until, "holds": holds}
+    return {**found, "breaker_open_until": until, "holds": {k: v for k, v in ends.items() if v}}
 
 
 def deliver(options: argparse.Namespace, settings: config.Config, text: str) -> int:
@@ -115,8 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = config.load(options.config)
     outbox = Outbox(settings.state / "outbox")
     if options.status:
-        breaker = Breaker(settings.state / "outbox/breaker.json")
-        cli.print_json(status(outbox, breaker, time.time()))
+        cli.print_json(status(outbox, settings.state, time.time()))
         return Exit.DONE
     if options.flush:
         return deliver(options, settings, "") if outbox.names() else Exit.DONE

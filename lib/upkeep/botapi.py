@@ -17,7 +17,7 @@ from requests.adapters import HTTPAdapter
 from upkeep import text
 
 _TROUBLES = {  # what stands in an exception, whose own text holds the token; in clear words
-    "resol": "its name cannot be resolved (DNS)",
+    "[errno -": "its name cannot be resolved (DNS)",
     "refused": "connection refused",
     "certificate": "its certificate is not valid (wrong clock? captive portal?)",
     "timed out": "no connection or TLS handshake in time",
