@@ -37,7 +37,6 @@ NEWEST_BYTES = 2 << 20  # what is kept of a log that grew too large
 SESSION_BYTES = 128  # written whole and in place, which works on a full disk too
 HEAD = ("job", "last success", "took", "peak RSS", "failed", "skipped", "missed", "next run")
 Run = tuple[float, int, float, int]  # Unix seconds, exit status, seconds, peak RSS in bytes
-Job = dict[str, Any]  # last_success (Unix seconds), failures and skipped (in a row), runs
 
 
 def parser() -> argparse.ArgumentParser:
@@ -174,8 +173,8 @@ def run_alone(
     return (started, code, seconds, usage.ru_maxrss << 10), why, tail
 
 
-def read(settings: config.Config, name: str) -> Job:
-    """The record of a job. What is missing, cannot be read or has a wrong type counts as none."""
+def read(settings: config.Config, name: str) -> dict[str, Any]:
+    """The record of a job: its last runs, and how many failed or were skipped in a row."""
     found, fresh = {}, {"last_success": 0.0, "failures": 0, "skipped": 0, "runs": []}
     with contextlib.suppress(OSError):
         found = files.read_state(settings.state / "jobs" / f"{name}.json")
@@ -232,7 +231,8 @@ def show(settings: config.Config, as_json: bool, now: float) -> int:
         counts = (str(job["failures"]), str(job["skipped"]), str(missed))
         lines.append((name, ended, *cost, *counts, units.local_time(coming) if coming else "-"))
     cli.print_json({"jobs": rows}) if as_json else print("\n".join(text.table(HEAD, lines)))
-    return Exit.PROBLEM if any(job["failures"] or job["missed"] for job in rows) else Exit.DONE
+    bad = (job["missed"] or (job["failures"] and not job["running"]) for job in rows)
+    return Exit.PROBLEM if any(bad) else Exit.DONE
 
 
 @cli.script

@@ -63,3 +63,12 @@ def test_a_night_in_order_and_a_message_that_arrives(place: Path) -> None:
         assert result.returncode == 0, result.stdout + result.stderr
         assert result.stdout.count("ok    ") == len(CHECKS)
         assert any("a test" in text for text in api.texts)
+
+
+def test_a_doctor_that_failed_as_a_job_does_not_ail_from_itself(place: Path) -> None:
+    config = ("--config", place / "upkeep.toml")
+    inner = f"{sys.executable} {ROOT}/bin/run_job.py --config {place}/upkeep.toml --status"
+    run_script("run_job", *config, "doctor", "--", "false")
+    assert run_script("run_job", *config, "--status").returncode == 1
+    assert run_script("run_job", *config, "doctor", "--", "sh", "-c", inner).returncode == 0
+    assert run_script("run_job", *config, "--status").returncode == 0
