@@ -63,7 +63,8 @@ def parser() -> ArgumentParser:
 def read_records(settings: Config, seconds: float, now: Row) -> tuple[list[Row], Events, bool]:
     """The history and the restarts of tasks. Not whole without the right to read them."""
     try:
-        past, skipped = samples.read(settings.state, max(seconds, 7 * DAY), now["time"])
+        dense = max(seconds, leak.WINDOW_SECONDS)
+        past, skipped = samples.read(settings.state, max(dense, 7 * DAY), now["time"], dense)
         events = {key: history.since(settings.state, age, now) for key, age in WINDOWS.items()}
     except OSError as error:
         cli.warn(f"{error.filename}: {error.strerror}: the report is without a history")

@@ -130,3 +130,14 @@ def test_a_foreign_history_may_hold_unknown_keys_and_lines_that_are_left_out() -
     found, skipped = samples.parse(lines)
     assert list(found) == ["x"] and found["x"] == [Point(NOW, "b", 1, 2, 4096, 30.0)]
     assert skipped == 6
+
+
+def test_of_older_days_one_reading_an_hour_is_enough(tmp_path: Path) -> None:
+    for minutes in range(6 * 1440, 0, -5):
+        samples.append(tmp_path, line(NOW - minutes * 60, programs=1))
+    found, _ = samples.read(tmp_path, 7 * 86400, NOW, dense=3 * 86400)
+    times = [row["time"] for row in found]
+    assert times == sorted(times)
+    assert len([time for time in times if time >= NOW - 3 * 86400]) == 3 * 288
+    assert len(times) < 4 * 288 + 3 * 24
+    assert len(samples.read(tmp_path, 7 * 86400, NOW)[0]) == 6 * 288

@@ -5,8 +5,10 @@ A line has time, boot_id, uptime, used, limit, swap_used, swapped and oom_kills 
 [[name, PID and start ticks of its oldest process, processes, RSS in KiB, PSS in KiB if known]].
 """
 
+import itertools
 import json
 import math
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -109,20 +111,24 @@ def _days(state: Path) -> list[Path]:
     return sorted((state / "memory").glob("[0-9]*-[0-9]*-[0-9]*.jsonl"))
 
 
-def read(state: Path, seconds: float, now: float) -> tuple[list[Row], int]:
-    """The readings of the last `seconds` in their order, with "programs": [(name, Point), ...].
+def read(state: Path, seconds: float, now: float, dense: float = math.inf) -> tuple[list[Row], int]:
+    """The last `seconds` of readings, in their order, and how many lines were none.
 
-    The number is that of lines which are none. Raises OSError.
+    Each has "programs": [(name, Point), ...]. Of days older than `dense` seconds one reading in
+    twelve is taken, about one an hour. Raises OSError.
     """
     found, skipped = [], 0
-    for path in _days(state)[-math.ceil(seconds / 86400) - 1 :]:
-        for data in path.read_bytes().splitlines():
-            try:
-                row = with_points(_object(data))
-                found += [row] if row["time"] >= now - seconds else []
-            except _DAMAGE:
-                skipped += bool(data.strip())
-    return found, skipped
+    for count, path in enumerate(reversed(_days(state)[-math.ceil(seconds / 86400) - 1 :])):
+        with open(path, "rb") as lines:
+            rows = []
+            for data in itertools.islice(lines, 0, None, 12 if count * 86400 > dense else 1):
+                try:
+                    row = with_points(_object(data))
+                    rows += [row] if row["time"] >= now - seconds else []
+                except _DAMAGE:
+                    skipped += bool(data.strip())
+        found.append(rows)
+    return list(itertools.chain(*reversed(found))), skipped
 
 
 def _object(data: bytes) -> Row:
@@ -136,7 +142,12 @@ def with_points(row: Row) -> Row:
     for name, pid, start, _processes, rss, *pss in row["programs"]:
         age = row["uptime"] - start / proc.TICKS_PER_SECOND
         known = pss[0] << 10 if pss else None
-        points.append((name, Point(row["time"], row["boot_id"], pid, start, rss << 10, age, known)))
+        points.append(
+            (
+                sys.intern(name),
+                Point(row["time"], row["boot_id"], pid, start, rss << 10, age, known),
+            )
+        )
     numbers = {name: row[name] + 0 for name in ("uptime", "swapped")}
     return row | numbers | {"disks": dict(row["disks"]), "programs": points}
 
