@@ -13,7 +13,7 @@ from upkeep import proc, text
 from upkeep.config import Config
 from upkeep.proc import Stat
 
-PSS_MAX_RSS = 1 << 30  # reading smaps_rollup stops the process, for about 11 ms per GiB
+PSS_MAX_RSS = 1 << 29  # reading smaps_rollup stops the process, for about 11 ms per GiB
 PSS_SECONDS, PSS_PROCESSES = 0.05, 60  # that is asked at most
 _INTERPRETER = re.compile(r"(python|pypy|node|ruby|perl|php|java|[bdkz]?a?sh)(js|[\d.]*)")
 _VALUED = ("-W", "-X", "-r", "-o", "-cp", "-classpath", "--require", "--import")  # and a word
