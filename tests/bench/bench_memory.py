@@ -119,7 +119,13 @@ def stall() -> None:
             Path(f"/proc/{big.pid}/smaps_rollup").read_bytes()
             times.append(time.perf_counter() - begin)
         big.communicate(b"\n")
-    told("PSS of the largest process that is asked", statistics.median(times) * 1000, 12, "ms", gates=False)
+    told(
+        "PSS of the largest process that is asked",
+        statistics.median(times) * 1000,
+        12,
+        "ms",
+        gates=False,
+    )
 
 
 def verdicts() -> None:
