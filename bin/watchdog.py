@@ -13,7 +13,6 @@ Exit codes: 0 all is as wanted; 1 something is not; 2 usage or configuration; 3 
 not proven; 6 something cannot be stopped; 7 something is given up.
 """
 
-import contextlib
 import os
 import sys
 import time
@@ -93,9 +92,10 @@ def look_after(known: Task, table: limits.Table, dry_run: bool) -> Result:
     if starts:
         result = control.restart(known, why, category)
         if category in TOLD and not result.code:
-            known_outage = result.facts.get("downtime_seconds")
-            outage = "unknown" if known_outage is None else format_duration(known_outage)
-            result.facts["detail"] = f"outage {outage}{last_memory(known, result)}{tail}"
+            seconds = result.facts.get("downtime_seconds")
+            outage = "unknown" if seconds is None else format_duration(seconds)
+            memory = last_memory(known, result.facts["old_pid"])
+            result.facts["detail"] = f"outage {outage}{memory}{tail}"
             result.tell()
         return result
     if category == GIVE_UP:
@@ -109,16 +109,14 @@ def look_after(known: Task, table: limits.Table, dry_run: bool) -> Result:
     return result
 
 
-def last_memory(known: Task, result: Result) -> str:
+def last_memory(known: Task, pid: int | None) -> str:
     """The last reading of the copy that ended, from the samples of the last hour."""
     from upkeep import samples
 
-    with contextlib.suppress(OSError):
-        rows = samples.read(known.config.state, 3600, time.time())[0]
-        points = [point for row in rows for name, point in row["programs"] if name == known.name]
-        last = points[-1] if points and points[-1].pid == result.facts.get("old_pid") else None
-        return f"; last memory reading {format_size(last.rss_bytes)}" if last else ""
-    return ""
+    rows = samples.read(known.config.state, 3600, time.time())[0]
+    points = [point for row in rows for name, point in row["programs"] if name == known.name]
+    last = points[-1] if points and points[-1].pid == pid else None
+    return f"; last memory reading {format_size(last.rss_bytes)}" if last else ""
 
 
 def give_up(known: Task, why: str, tail: str) -> Result:

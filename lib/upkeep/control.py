@@ -51,11 +51,15 @@ def restart(task: Task, reason: str, category: str) -> Result:
 
     Raises OperatorError and OSError when nothing could be begun: the old copy then runs on.
     """
-    if task.settings.manager != "upkeep":
-        return _by_manager(task, reason, category)
     old, known, nonce = task.running(), task.record, os.urandom(8).hex()
     event = "restart" if old else "death" if category == "death" and known.pid else "start"
     result = Result(task.name, event=event, reason=reason, old_pid=known.pid or None)
+    if task.settings.manager != "upkeep":
+        known.counts[category] = known.counts.get(category, 0) + 1
+        known.trouble = {} if category == BY_HAND else known.trouble
+        _by_manager(task, old, result)
+        remember(task, result)
+        return result
     with launch.prepared(task.config, task.settings, nonce) as (waiting, stack):
         fresh = _new_record(task, waiting, nonce, category)
         places = [*_stage(stack, task, fresh), (waiting.status, task.end_file)]
@@ -75,31 +79,18 @@ def restart(task: Task, reason: str, category: str) -> Result:
     return result
 
 
-def _by_manager(task: Task, reason: str, category: str) -> Result:
+def _by_manager(task: Task, old: proc.Identity | None, result: Result) -> None:
     """Have pm2 or systemd restart or start the task, and see that it lives."""
-    old, began, settings = task.running(), time.monotonic(), task.settings
-    result = Result(task.name, event="restart" if old else "start", reason=reason)
-    result.facts.update(old_pid=old and old.pid, rss_before_bytes=task.family().rss() or None)
-    manager.tell(settings, "restart" if old else "start")
-    while time.monotonic() - began < settings.verify or not task.running():
-        if time.monotonic() - began > max(settings.verify, _MANAGER_SECONDS):
+    known, verify = task.record, task.settings.verify
+    result.facts["rss_before_bytes"] = task.family().rss() or None
+    manager.tell(task.settings, "restart" if old else "start")
+    began = time.monotonic()
+    while (spent := time.monotonic() - began) < verify or task.running() is None:
+        if spent > verify + _MANAGER_SECONDS:
             break
         time.sleep(0.1)
-    now, known = task.running(), task.record
-    result.outcome = "restarted" if old else "started"
-    result.facts.update(new_pid=now and now.pid, rss_after_bytes=task.family().rss() or None)
     known.started, known.down, known.due, known.over = history.stamp(time.time()), False, {}, {}
-    known.counts[category] = known.counts.get(category, 0) + 1
-    if now is None:
-        result.outcome, result.code = "failed", Exit.PROBLEM
-        result.facts["detail"], known.pid = f"{settings.manager} did not start it", 0
-        known.trouble["lasted"] = True
-        result.tell()
-    elif category == BY_HAND:
-        known.trouble = {}
-    task.save()
-    remember(task, result)
-    return result
+    _conclude(task, result, None)
 
 
 def stop(task: Task, reason: str) -> Result:

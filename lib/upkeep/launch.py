@@ -193,8 +193,11 @@ def _command(task: TaskSettings, tag: str) -> str:
     if task.shell:  # exec keeps the PID; it can't stand before more than a simple command
         simple = not set(";&|(){}\n") & set(task.command.text) and "=" not in words[0]
         words = ["/bin/sh", "-c", "exec " * simple + task.command.text]
-    if in_scope(task):  # the PID stays
-        words = ["systemd-run", "--scope", "--quiet", "--collect", "--", *_as_user(task), *words]
+    if in_scope(task):  # systemd-run needs root, its program does not; the PID stays
+        account, group = user_of(task)
+        ids = [f"--reuid={account.pw_uid}", f"--regid={group}", "--init-groups", "--"]
+        user = ["setpriv", *ids] if os.geteuid() == 0 else []
+        words = ["systemd-run", "--scope", "--quiet", "--collect", "--", *user, *words]
     quoted = (shlex.quote(word).replace("\n", "'\"$n\"'") for word in words)
     unset = "" if "PWD" in task.env else "unset PWD; "
     return f"{unset}export UPKEEP_TASK={shlex.quote(tag)}; exec setsid {' '.join(quoted)}\n"
@@ -203,13 +206,6 @@ def _command(task: TaskSettings, tag: str) -> str:
 def in_scope(task: TaskSettings) -> bool:
     """Whether it gets a control group of its own: asked for, and systemd runs this host."""
     return task.scope and os.path.isdir("/run/systemd/system")
-
-
-def _as_user(task: TaskSettings) -> list[str]:
-    """systemd-run needs root; its program does not."""
-    account, group = user_of(task)
-    ids = [f"--reuid={account.pw_uid}", f"--regid={group}", "--init-groups"]
-    return ["setpriv", *ids, "--"] if os.geteuid() == 0 else []
 
 
 def how_it_ended(path: Path, nonce: str) -> tuple[int | str | None, float]:

@@ -12,12 +12,10 @@ _SECONDS = 120.0  # systemd waits for a unit to stop; pm2 answers within a secon
 def main_pid(task: TaskSettings) -> int:
     """The PID of the program, 0 when it does not run. Raises OperatorError."""
     if task.manager == "systemd":
-        shown = _run(task, "systemctl", "show", "--property=MainPID", "--value", "--", task.unit)
-        return int(shown.strip() or 0)
+        return int(_run(task, "systemctl", "show", "-P", "MainPID", "--", task.unit) or 0)
     try:
         apps = json.loads(_run(task, "pm2", "jlist").splitlines()[-1])
-        online = [each["pid"] for each in apps if each["name"] == task.app]
-        return int(next(iter(online), 0) or 0)
+        return int(next((each["pid"] for each in apps if each["name"] == task.app), 0) or 0)
     except (ValueError, IndexError, KeyError, TypeError) as error:
         raise OperatorError(f"{task.name}: pm2 jlist: not understood: {error!r}") from None
 
