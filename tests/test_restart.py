@@ -461,3 +461,9 @@ def test_the_log_is_appended_to_and_time_is_told(house: House) -> None:
     house.start("trader")
     assert house.log("trader").count("ready") == 2
     assert house.events("trader", "restart")[0]["time"] >= began - 1
+
+
+def test_what_a_program_wrote_cannot_move_the_cursor(house: House) -> None:
+    house.task("evil", ["sh", "-c", r"printf '\033[2Jgone\n'; exit 3"], verify=5)
+    result = house.run("restart", "evil")
+    assert "\x1b" not in result.stderr and r"\x1b[2Jgone" in result.stderr

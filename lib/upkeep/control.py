@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from upkeep import death, files, history, launch, manager, pidfile, proc, ready, units
+from upkeep import death, files, history, launch, manager, pidfile, proc, ready, text, units
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
 from upkeep.outcome import Result
@@ -204,7 +204,7 @@ def _conclude(task: Task, result: Result, why: str | None) -> None:
 def log_tail(task: Task) -> str:
     """The last lines of its log, to stand behind a cause; "" without any."""
     lines = files.tail(task.settings.log, 10, start=task.record.log_start)
-    return "\n".join(["; its last lines:", *lines]) if lines else ""
+    return "\n".join(["; its last lines:", *map(text.printable, lines)]) if lines else ""
 
 
 def remember(task: Task, result: Result) -> None:

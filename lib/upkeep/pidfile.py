@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from upkeep import files, proc
+from upkeep import files, proc, text
 from upkeep.errors import Exit, OperatorError
 from upkeep.settings import TaskSettings
 
@@ -51,7 +51,11 @@ def _judged(
     same_user = expected is None or proc.owner(found.pid) == expected
     ours = same_user and looks_like(found.pid, task.command)
     if before != ours:  # with neither, the number was given to another process since
-        why = "started after it was written" if ours else f"({found.name}) is another program"
+        why = (
+            "started after it was written"
+            if ours
+            else f"({text.printable(found.name)}) is another program"
+        )
         _refuse(task.pid_file, f"its pid {found.pid} {why}")
     return proc.Identity(proc.boot_id(), found.pid, found.start_ticks) if ours else None
 
@@ -75,10 +79,10 @@ def plain_pid(path: Path) -> int | None:
 
 
 def _parse(data: bytes) -> int | None:
-    text = data.strip(b" \t\r\n")
-    if not text.isdigit() or len(data) == _MOST_BYTES:
+    digits = data.strip(b" \t\r\n")
+    if not digits.isdigit() or len(data) == _MOST_BYTES:
         return None
-    return int(text) if 2 <= int(text) <= proc.pid_max() else None
+    return int(digits) if 2 <= int(digits) <= proc.pid_max() else None
 
 
 def _refuse(path: Path, reason: str) -> NoReturn:

@@ -5,9 +5,7 @@ stranger does.
 """
 
 import contextlib
-import os
 import re
-import signal
 import time
 
 from upkeep import files, units
@@ -70,16 +68,9 @@ def _listens(pid: int, host: str, port: int) -> bool:
 
 
 def _command_fails(command: tuple[str, ...], seconds: float) -> str | None:
-    """Why the check `command` does not say yes; it is ended, with its group, after `seconds`."""
+    """Why the check `command` does not say yes; timeout(1) ends it with its group."""
     import subprocess
 
-    null = subprocess.DEVNULL
-    try:
-        check = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, process_group=0)
-        status = check.wait(seconds)
-    except OSError as error:
-        return f"{command[0]} cannot be run: {error.strerror}"
-    except subprocess.TimeoutExpired:
-        os.killpg(check.pid, signal.SIGKILL)  # not reaped yet: the group is surely our own
-        status = check.wait()
-    return f"{command[0]} said {status}" if status else None
+    null, bounded = subprocess.DEVNULL, ["timeout", "--signal=KILL", f"{seconds:f}", *command]
+    done = subprocess.run(bounded, stdin=null, stdout=null, stderr=null, check=False)
+    return f"{command[0]} said {done.returncode}" if done.returncode else None
