@@ -21,19 +21,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
 from upkeep import cli, config, control, outcome, task
-from upkeep.outcome import Result
-from upkeep.task import Task
 
 EXAMPLES = """  stop.py trader            # end it, and let it stay down
   stop.py trader --dry-run  # which processes would be signalled?"""
-
-
-def stop(known: Task, dry_run: bool) -> Result:
-    """Stop one task. Raises OperatorError and OSError."""
-    if not dry_run:
-        return control.stop(known, control.BY_HAND)
-    plan = control.plan_of_stop(known, known.running())
-    return Result(known.name, "planned", plan=plan)
 
 
 def parser() -> ArgumentParser:
@@ -53,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     recorded = task.recorded_names(settings)
     cli.chosen_tasks(settings, [name for name in options.names if name not in recorded])
     names = list(dict.fromkeys(options.names))
-    return outcome.by_hand(settings, names, options, lambda known: stop(known, options.dry_run))
+    return outcome.by_hand(
+        settings, names, options, lambda known: control.stop(known, options.dry_run)
+    )
 
 
 if __name__ == "__main__":

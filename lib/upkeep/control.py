@@ -33,11 +33,10 @@ def plan(task: Task, old: proc.Identity | None, reason: str) -> list[str]:
     with launch.prepared(task.config, task.settings, ""):
         stale = [f"remove {path}" for path in state_files(task, dry_run=True)]
         start = f"start: {shlex.join(task.settings.command)} ({reason})"
-        return [*plan_of_stop(task, old), *stale, start]
+        return [*_plan_of_stop(task, old), *stale, start]
 
 
-def plan_of_stop(task: Task, old: proc.Identity | None) -> list[str]:
-    """What `stop` would do."""
+def _plan_of_stop(task: Task, old: proc.Identity | None) -> list[str]:
     if old is None:
         return ["nothing to stop"]
     name = signal.Signals(task.settings.stop_signal).name.removeprefix("SIG")
@@ -93,10 +92,12 @@ def _by_manager(task: Task, old: proc.Identity | None, result: Result) -> None:
     _conclude(task, result, None)
 
 
-def stop(task: Task, reason: str) -> Result:
+def stop(task: Task, dry_run: bool) -> Result:
     """End the running copy and remember that it is wanted down. Raises OperatorError, OSError."""
     known, old = task.record, task.running()
-    result = Result(task.name, "stopped" if old else "not_needed", reason=reason)
+    if dry_run:
+        return Result(task.name, "planned", plan=_plan_of_stop(task, old))
+    result = Result(task.name, "stopped" if old else "not_needed", reason=BY_HAND)
     was_down = known.down
     if not was_down or known.due or known.trouble:
         known.down, known.due, known.trouble = True, {}, {}
