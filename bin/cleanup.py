@@ -4,9 +4,7 @@
 Usage: cleanup.py [--rule NAME ...] [--dry-run] [--json] [--force]
        cleanup.py DIR ... --match GLOB --older-than D [--action ACTION] ...
 
-What goes stands in the [cleanup.NAME] tables of upkeep.toml, or is one rule of the moment, given by
-options of the same names. Files that are open for writing stay, dangerous directories are refused,
-and so is a run that would delete far more than the last one (--force overrides that).
+The rules are the [cleanup.NAME] tables of upkeep.toml, or one given by options of the same names.
 
     $ bin/cleanup.py --dry-run
     delete /srv/app/data/100.jsonl (4.0 KiB; 100.0 d > 90 d)
@@ -208,6 +206,8 @@ def run_rules(
     """Run all rules against one clock; a real run leaves what the next one's brake must know."""
     now, path = time.time(), settings.state / "cleanup.json"
     memory = files.read_state(path)
+    if not isinstance(memory.get("deleted"), dict):
+        memory = {}
     for rule in rules:
         report = sweep(Sweep(rule, now, stop, args.dry_run), args, memory)
         if not report.refused and not args.dry_run:
@@ -231,10 +231,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     for root in (root for rule in rules for root in rule.paths):
         tree.refuse_root(root, protected)
     stop, reports = Stop(args.max_runtime), []
-    lock = files.lock(settings.state / "lock" / "cleanup.lock", what="another cleanup")
-    with Alerts(settings) as alerts:
-        with contextlib.nullcontext() if args.dry_run else lock:
-            os.nice(10)
+    with Alerts(settings) as alerts, contextlib.ExitStack() as stack:
+        os.nice(10)
+        if not args.dry_run:
+            lock = files.lock(settings.state / "lock" / "cleanup.lock", what="another cleanup")
+            try:
+                stack.enter_context(lock)
+            except OSError as error:  # a full disk is what this script is for
+                cli.warn(f"{settings.state}: runs without a lock: {error.strerror}")
+        with stack:
             reports = list(run_rules(rules, args, settings, stop))
         for report in reports:
             tell(report, settings, None if args.dry_run else alerts)

@@ -176,34 +176,24 @@ def prune(found: Found, cutoff: float, name: str, dry_run: bool) -> Cut:
 
 
 def _rewrite(found: Found, cut: Cut, dry_run: bool) -> None:
+    """Whoever wants to write the file meanwhile waits no longer than for one piece of the copy."""
     if found.info.st_nlink > 1:
         raise LeftAloneError("it has other names (hard links)")
     with Claim(found) as claim:
         if dry_run:
             return
         with temporary(found) as (fd, name):
-            _copy_rest(claim, fd, cut, found.info.st_size)
+            size, edges = found.info.st_size, chain([0], cut.bounds, [found.info.st_size])
+            with open(fd, "wb", _CHUNK, closefd=False) as copy:
+                for begin, end in zip(edges, edges, strict=True):
+                    while begin < end:
+                        begin += copy.write(os.pread(claim.fd, min(_CHUNK, end - begin), begin))
+                        claim.check()
             finish(claim.fd, fd)
             claim.check()
             os.rename(name, found.name, src_dir_fd=found.directory, dst_dir_fd=found.directory)
             os.fsync(found.directory)
-            _follow(claim.fd, found.info.st_size, fd)
-
-
-def _copy_rest(claim: Claim, target: int, cut: Cut, size: int) -> None:
-    """Write all that stays; whoever wants to open the file waits no longer than for a chunk."""
-    edges, checked = chain([0], cut.bounds, [size]), 0
-    with (
-        open(claim.fd, "rb", _CHUNK, closefd=False) as source,
-        open(target, "wb", _CHUNK, closefd=False) as copy,
-    ):
-        for begin, end in zip(edges, edges, strict=True):
-            source.seek(begin)
-            while begin < end:
-                begin += copy.write(source.read(min(_CHUNK, end - begin)))
-                if begin > checked:
-                    claim.check()
-                    checked = begin + _CHUNK
+            _follow(claim.fd, size, fd)
 
 
 def _follow(old: int, size: int, new: int) -> None:
