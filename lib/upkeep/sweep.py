@@ -5,6 +5,7 @@ import math
 import os
 import re
 import stat
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -48,7 +49,7 @@ class Report:
         """Note a file that the globs mean."""
         self.counts["matched"] += 1
         self.newest = max(self.newest, found.info.st_mtime)
-        days = max((days for days in AGE_BUCKETS if now - when >= days * DAY), default=0)
+        days = AGE_BUCKETS[bisect_right(AGE_BUCKETS, max(0.0, now - when) / DAY) - 1]
         self.ages[days] += 1
         self.age_bytes[days] += found.info.st_blocks * 512
 
