@@ -4,12 +4,9 @@
 Usage: cleanup.py [--rule NAME ...] [--dry-run] [--json] [--force]
        cleanup.py DIR ... --match GLOB --older-than D [--action ACTION] ...
 
-The rules are the [cleanup.NAME] tables of upkeep.toml, or one given by options of the same names.
-
     $ bin/cleanup.py --dry-run
     delete /srv/app/data/100.jsonl (4.0 KiB; 100.0 d > 90 d)
-    delete /srv/app/data/200.jsonl (4.0 KiB; 200.0 d > 90 d)
-    old-jsonl: done: 2 of 4 files, 8.0 KiB
+    old-jsonl: done: 1 of 4 files, 4.0 KiB, 0 skipped
 
 Exit: 0 done · 1 something could not be handled, or a budget not be reached · 2 usage · 3 refused
 (dangerous directory, the brake) · 4 another run is at work · 5 --max-runtime is over · 130/143.
@@ -32,19 +29,17 @@ from upkeep import CHECKOUT, cli, config, files, tree, units
 from upkeep.alerts import Alerts
 from upkeep.errors import Exit, OperatorError
 from upkeep.settings import CleanupSettings, keys
-from upkeep.sweep import AGE_BUCKETS, DAY, Report, Sweep
+from upkeep.sweep import AGE_BUCKETS, DAY, DONE, Report, Sweep
 from upkeep.text import printable
 
 EXAMPLES = """\
   cleanup.py --dry-run                     # what would the rules of upkeep.toml do tonight?
-  cleanup.py --rule old-jsonl -v           # run one of them, and say what was done
   cleanup.py /srv/app/data --match '*.jsonl' --older-than 30d --action prune   # old records
 """
-COMMAND_LINE = "command-line"
-MOST_SHOWN = 20  # files that were skipped or failed, in the text report
-NO_OPTIONS = ("paths", "allow_all", "remove_empty_dirs")
+COUNTS = ("matched", *DONE.values(), "pruned_records", "kept_malformed", "freed_bytes")
+MOST_SHOWN = 20  # files in the text report
 BRAKE_FILES, BRAKE_TIMES, BRAKE_DAYS = 100, 10, 30
-RULE_KEYS = {n: key for n, key in keys(CleanupSettings).items() if n not in NO_OPTIONS}
+RULE_KEYS = {n: key for n, key in keys(CleanupSettings).items() if n not in ("paths", "allow_all")}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,16 +64,14 @@ def parser() -> argparse.ArgumentParser:
 def chosen_rules(args: argparse.Namespace, settings: config.Config) -> list[CleanupSettings]:
     """The rule that the options describe, or those of upkeep.toml. Raises OperatorError."""
     given = {name: getattr(args, name) for name in ("paths", *RULE_KEYS) if getattr(args, name)}
-    unknown = set(args.rule or ()) - set(settings.cleanups)
-    if given and args.rule:
-        raise OperatorError("give either --rule or the options of one rule", Exit.USAGE)
-    if unknown:
-        known = ", ".join(settings.cleanups) or "none is configured"
-        raise OperatorError(f'no rule "{printable(unknown.pop())}"; known: {known}', Exit.USAGE)
     rules = settings.cleanups
     if given:
-        rules = config.parse({"cleanup": {COMMAND_LINE: given}}, Path(COMMAND_LINE)).cleanups
-    return [rule for name, rule in rules.items() if not args.rule or name in args.rule]
+        rules = config.parse({"cleanup": {"command-line": given}}, Path("command line")).cleanups
+    for name in args.rule or ():
+        if name not in rules:
+            shown, known = printable(name), ", ".join(rules) or "none is configured"
+            raise OperatorError(f'no rule "{shown}"; known: {known}', Exit.USAGE)
+    return [rule for name, rule in rules.items() if name in (args.rule or rules)]
 
 
 class Stop:
@@ -111,9 +104,7 @@ def sweep(work: Sweep, args: argparse.Namespace, memory: dict[str, Any]) -> Repo
         if args.dry_run and not args.json:
             print(line)
     if args.dry_run and not args.force:
-        report.refused = brake(work, report, report.counts[work.rule.action], memory)
-    if work.rule.remove_empty_dirs:
-        remove_empty(work.roots, report.folders)
+        report.refused = brake(work, report, report.counts[DONE[work.rule.action]], memory)
     missing = work.needed_bytes - report.counts["freed_bytes"]
     if missing > 0 and not work.stopped():
         report.unreached = f"{units.format_size(missing)} more than the budget cannot be freed"
@@ -123,9 +114,7 @@ def sweep(work: Sweep, args: argparse.Namespace, memory: dict[str, Any]) -> Repo
 def brake(work: Sweep, report: Report, taken: int, memory: dict[str, Any]) -> str:
     """Why `taken` of the matched files are not touched, else ""."""
     now, last_run, matched = work.now, memory.get("time"), report.counts["matched"]
-    most = BRAKE_FILES + BRAKE_TIMES * memory.get("deleted", {}).get(
-        str((work.rule.name, work.rule.paths)), 0
-    )
+    most = BRAKE_FILES + BRAKE_TIMES * memory["deleted"].get(work.rule.name, 0)
     days = (now - max(last_run or now, report.newest)) / DAY
     why = ""
     if last_run is not None and now < last_run:
@@ -137,30 +126,13 @@ def brake(work: Sweep, report: Report, taken: int, memory: dict[str, Any]) -> st
     return why and f"{why}; nothing was done; --force overrides"
 
 
-def remove_empty(roots: list[str], folders: set[str]) -> None:
-    """Remove those of `folders` that are empty, and what is emptied by that, but no root."""
-    for folder in sorted(folders, key=len, reverse=True):
-        path = folder.rstrip("/")
-        with contextlib.suppress(OSError):
-            while path not in roots:
-                above, _, name = path.rpartition("/")
-                with tree.opened(above) as parent:
-                    os.rmdir(name, dir_fd=parent)
-                path = above
-
-
 def row(report: Report) -> dict[str, object]:
     """A report for --json."""
-    names = {"delete": "deleted", "compress": "compressed", "truncate": "truncated"}
-    same = ("matched", "pruned_records", "kept_malformed", "freed_bytes")
     return {
         "rule": report.rule,
         "outcome": report.outcome,
         "reason": report.refused or report.unreached,
-        **{
-            name: report.counts[key]
-            for key, name in (*names.items(), *zip(same, same, strict=True))
-        },
+        **{name: report.counts[name] for name in COUNTS},
         "skipped": [{"path": path, "reason": reason} for path, reason in report.skipped],
         "errors": [{"path": path, "reason": reason} for path, reason in report.errors],
         "age_histogram": [
@@ -172,10 +144,10 @@ def row(report: Report) -> dict[str, object]:
 
 def lines(report: Report) -> Iterator[str]:
     """A report for people."""
-    steps = sum(report.counts[action] for action in ("delete", "compress", "truncate", "prune"))
+    steps = sum(report.counts[name] for name in DONE.values())
     freed = units.format_size(report.counts["freed_bytes"])
-    counts = f"{steps} of {report.counts['matched']} files, {freed}"
-    yield f"{report.rule}: {report.outcome}: {counts}, {len(report.skipped)} skipped"
+    matched, skipped = report.counts["matched"], len(report.skipped)
+    yield f"{report.rule}: {report.outcome}: {steps} of {matched} files, {freed}, {skipped} skipped"
     for path, reason in report.skipped[:MOST_SHOWN]:
         yield f"  skipped {printable(path)}: {reason}"
     for days in AGE_BUCKETS:
@@ -201,23 +173,17 @@ def tell(report: Report, settings: config.Config, alerts: Alerts | None) -> None
 
 
 def run_rules(
-    rules: list[CleanupSettings], args: argparse.Namespace, settings: config.Config, stop: Stop
+    rules: list[CleanupSettings], args: argparse.Namespace, state: Path, stop: Stop
 ) -> Iterator[Report]:
     """Run all rules against one clock; a real run leaves what the next one's brake must know."""
-    now, path = time.time(), settings.state / "cleanup.json"
-    memory = files.read_state(path)
-    if not isinstance(memory.get("deleted"), dict):
-        memory = {}
+    now, memory = time.time(), files.read_state(state / "cleanup.json")
+    memory = memory if isinstance(memory.get("deleted"), dict) else {"deleted": {}}
     for rule in rules:
         report = sweep(Sweep(rule, now, stop, args.dry_run), args, memory)
         if not report.refused and not args.dry_run:
-            taken = report.counts["delete"] + report.counts["truncate"]
-            deleted = {**memory.get("deleted", {}), str((rule.name, rule.paths)): taken}
-            memory["deleted"] = deleted
-            try:
-                files.write_state(path, {"time": now, "deleted": deleted})
-            except OSError as error:  # a full disk is what this script is for
-                cli.warn(f"{path}: {error.strerror}")
+            memory["deleted"][rule.name] = report.counts["deleted"] + report.counts["truncated"]
+            with contextlib.suppress(OSError):  # a full disk is what this script is for
+                files.write_state(state / "cleanup.json", {**memory, "time": now})
         yield report
 
 
@@ -235,21 +201,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.nice(10)
         if not args.dry_run:
             lock = files.lock(settings.state / "lock" / "cleanup.lock", what="another cleanup")
-            try:
+            with contextlib.suppress(OSError):  # a full disk is what this script is for
                 stack.enter_context(lock)
-            except OSError as error:  # a full disk is what this script is for
-                cli.warn(f"{settings.state}: runs without a lock: {error.strerror}")
         with stack:
-            reports = list(run_rules(rules, args, settings, stop))
+            reports = list(run_rules(rules, args, settings.state, stop))
         for report in reports:
             tell(report, settings, None if args.dry_run else alerts)
     if args.json:
         cli.print_json({"dry_run": args.dry_run, "results": [row(each) for each in reports]})
     elif args.dry_run or args.verbose or sys.stdout.isatty():
         print("\n".join(line for each in reports for line in lines(each)))
-    codes = [Exit.REFUSED if each.refused else Exit.DONE for each in reports]
-    codes += [Exit.PROBLEM for each in reports if each.errors or each.unreached]
-    return max((*codes, stop.status))
+    bad, refused = any(each.outcome != "done" for each in reports), any(r.refused for r in reports)
+    return max(stop.status, Exit.PROBLEM * bad, Exit.REFUSED * refused)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
-"""Replace a file by its gzip archive, which is read back before the file goes.
-
-With the package isal (the extra "fast") it is several times faster, the archive a fifth larger.
-"""
+"""Replace a file by its gzip archive, which is read back before the file goes; with the package
+isal (the extra "fast") several times faster."""
 
 import contextlib
 import errno
@@ -13,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from upkeep.openfiles import Claim, LeftAloneError
-from upkeep.tree import Found
+from upkeep.tree import QUIETLY, Found
 
 codec: Any = importlib.import_module("isal.igzip" if importlib.util.find_spec("isal") else "gzip")
 
@@ -50,10 +48,8 @@ def finish(source: int, target: int) -> None:
 
 
 def compress(found: Found, dry_run: bool) -> int:
-    """Compress one file to NAME.gz. Returns the bytes freed. Raises LeftAloneError and OSError.
-
-    An archive that is there already stays; when it holds the same, as after a crash, the file goes.
-    """
+    """Compress one file to NAME.gz. Returns the bytes freed. Raises LeftAloneError and OSError. An
+    archive that is there stays; when it holds the same, as after a crash, the file goes."""
     if found.name.endswith(_COMPRESSED) or found.info.st_nlink > 1:
         raise LeftAloneError("compressed already, or it has other names (hard links)")
     if dry_run:
@@ -61,11 +57,18 @@ def compress(found: Found, dry_run: bool) -> int:
     archive, directory = f"{found.name}.gz", found.directory
     with Claim(found) as claim, temporary(found) as (fd, name):
         try:
-            with open(found._replace(name=archive).open(), "rb") as file:
+            with open(os.open(archive, QUIETLY, dir_fd=directory), "rb") as file:
                 if _digest(file.fileno()) != _copy(claim, None):
                     raise FileExistsError(errno.EEXIST, f"{archive} exists and differs")
         except FileNotFoundError:
-            _pack(claim, fd)
+            out = open(fd, "wb", closefd=False)
+            with out, codec.GzipFile(filename="", mode="wb", fileobj=out, mtime=0) as target:
+                written = _copy(claim, target)
+            finish(claim.fd, fd)
+            if _digest(fd) != written:
+                raise OSError(
+                    errno.EIO, "the archive does not read back as it was written"
+                ) from None
             os.link(name, archive, src_dir_fd=directory, dst_dir_fd=directory)
             os.fsync(directory)
         claim.check()
@@ -73,15 +76,6 @@ def compress(found: Found, dry_run: bool) -> int:
         os.unlink(found.name, dir_fd=directory)
     os.fsync(directory)
     return (found.info.st_blocks - blocks) * 512
-
-
-def _pack(claim: Claim, fd: int) -> None:
-    file = open(fd, "wb", closefd=False)
-    with file, codec.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as target:
-        written = _copy(claim, target)
-    finish(claim.fd, fd)
-    if _digest(fd) != written:
-        raise OSError(errno.EIO, "the archive does not read back as what was written")
 
 
 def _copy(claim: Claim, target: gzip.GzipFile | None) -> tuple[int, int]:

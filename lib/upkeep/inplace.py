@@ -1,8 +1,5 @@
-"""Take lines out of a file in place, while a program goes on appending to it.
-
-fallocate(2) with FALLOC_FL_COLLAPSE_RANGE takes whole blocks out, and what is appended meanwhile
-moves along; what is left of the last block becomes blanks. Only a writer with O_APPEND follows.
-"""
+"""Take lines out of a file while a program goes on appending to it: fallocate(2) collapses whole
+blocks, the rest of the last one becomes blanks. Only a writer with O_APPEND follows."""
 
 import contextlib
 import ctypes
@@ -20,10 +17,8 @@ LONGEST_LINE = 2 << 20  # a longer one is no record and no line of a log
 
 
 def open_in_place(found: Found) -> int | None:
-    """A descriptor for `drop`; None when nobody writes, but the file system cannot do it.
-
-    Raises LeftAloneError when somebody writes who is not visible or would not follow.
-    """
+    """A descriptor for `drop`; None when nobody writes, but the file system cannot do it. Raises
+    LeftAloneError when somebody writes who is not visible or would not follow, and OSError."""
     try:
         with Claim(found):
             others = []
@@ -32,7 +27,7 @@ def open_in_place(found: Found) -> int | None:
         if not others:
             raise
     able = _file_system(found.info.st_dev) in _ABLE
-    if able and all(writer.appends for writer in others):
+    if able and all(appends for _, _, appends in others):
         return found.open(os.O_RDWR)
     if others:
         why = "without O_APPEND" if able else "and this file system cannot shorten it in place"
@@ -51,6 +46,8 @@ def _file_system(device: int) -> str:
 def drop(fd: int, ranges: Iterable[tuple[int, int]], times: os.stat_result) -> None:
     """Take out `ranges` (begin, end) of whole lines, given in reverse order; it keeps the mtime of
     `times`. Durable. Raises OSError."""
+    if os.fstat(fd).st_size < times.st_size:
+        raise LeftAloneError("changed meanwhile")
     for begin, end in ranges:
         _drop(fd, begin, end)
     with contextlib.suppress(PermissionError):  # a file of another owner

@@ -1,8 +1,5 @@
-"""Who has a file open for writing: a read lease (fcntl(2), F_SETLEASE) tells whether, /proc who.
-
-A lease is granted only while nobody writes, in any container; as long as it is held, whoever wants
-to write waits. Where leases are refused (another owner's file, some file systems) /proc decides.
-"""
+"""Who has a file open for writing: a read lease (fcntl(2), F_SETLEASE), granted only while nobody
+in any container has, tells whether; /proc tells who, and decides where leases are refused."""
 
 import errno
 import fcntl
@@ -10,18 +7,11 @@ import os
 import signal
 import stat
 import time
-from typing import NamedTuple
 
 from upkeep.text import printable
 from upkeep.tree import Found
 
-
-class Writer(NamedTuple):
-    """A process that has a file open for writing; `appends`: with O_APPEND."""
-
-    pid: int
-    name: str
-    appends: bool
+Writer = tuple[int, str, bool]  # PID, name, whether it has the file open with O_APPEND
 
 
 class LeftAloneError(Exception):
@@ -54,9 +44,8 @@ def _add_writers(pid: str, table: _Table) -> None:
             with open(f"/proc/{pid}/fdinfo/{number}") as file:
                 flags = int(file.read().split("flags:")[1].split()[0], 8)
             with open(f"/proc/{pid}/comm", errors="surrogateescape") as file:
-                writer = Writer(
-                    int(pid), printable(file.read().rstrip()), bool(flags & os.O_APPEND)
-                )
+                name = printable(file.read().rstrip())
+            writer = (int(pid), name, bool(flags & os.O_APPEND))
             table.setdefault((info.st_dev, info.st_ino), []).append(writer)
     except OSError:  # it ended, or is another user's
         return
@@ -64,7 +53,7 @@ def _add_writers(pid: str, table: _Table) -> None:
 
 def describe(found: list[Writer]) -> str:
     """ "open for writing by trader (pid 812)"."""
-    names = ", ".join(f"{writer.name} (pid {writer.pid})" for writer in found)
+    names = ", ".join(f"{name} (pid {pid})" for pid, name, _ in found)
     return f"open for writing by {names or 'a process that is not visible'}"
 
 
@@ -79,10 +68,8 @@ def lease(fd: int, kind: int = fcntl.F_RDLCK) -> bool | None:
 
 
 class Claim:
-    """A file that nobody writes, open for reading as `fd`, with its lease where that is possible.
-
-    For a with block. Raises LeftAloneError when somebody writes it or it has changed, and OSError.
-    """
+    """A file that nobody writes, open for reading as `fd` in a with block; whoever wants to write
+    it waits, where leases work. Raises LeftAloneError and OSError."""
 
     def __init__(self, found: Found) -> None:
         self._info, self.fd = found.info, found.open()

@@ -1,8 +1,5 @@
-"""Drop the old records of a JSONL file; what stays is kept byte for byte.
-
-A line goes when it is one JSON object with a clear time, and that is before the limit; all else
-stays and is counted. A large file in order of time is searched by bisection, any other read whole.
-"""
+"""Drop the old records of a JSONL file: lines that are one JSON object with a clear time before a
+limit. All else stays byte for byte, and what is no such object is counted."""
 
 import contextlib
 import fcntl
@@ -29,7 +26,6 @@ _PROBES = 64  # places of a large file that must be in order
 _WINDOW = 1 << 16  # read at each of them
 _MOST_PLACES = 100  # taken out while a program writes
 _BLOCK = 4096  # less is not taken out in place
-_FOLLOW_ROUNDS, _FOLLOW_SECONDS = 10, 0.01
 
 Time = Callable[[bytes], float | None]
 
@@ -68,9 +64,7 @@ def _quick(text: str) -> Any:
 
 def time_reader(name: str) -> Time:
     """A function from a line to the time (Unix seconds) in its key `name`, None when not clear.
-
-    With orjson (the extra "fast") most lines are read faster, to the same end.
-    """
+    With orjson (the extra "fast") most lines are read faster, to the same end."""
     quoted = json.dumps(name, ensure_ascii=False).encode()
     fast = importlib.util.find_spec("orjson")
     quick = importlib.import_module("orjson").loads if fast else _quick
@@ -134,32 +128,16 @@ def _end_of_old(fd: int, size: int, cutoff: float, time_of: Time) -> int:
     return min(size, inplace.next_line(fd, first)) if first else 0
 
 
-def newest_record(found: Found, name: str) -> float | None:
-    """The newest time inside a file, None for an empty one. Raises OSError.
-
-    Raises LeftAloneError for one with a line without a clear time.
-    """
-    with open(found.open(), "rb") as file:
-        cut = scan(file.fileno(), found.info.st_size, float("-inf"), time_reader(name))
-    if cut.malformed:
-        raise LeftAloneError(f"{cut.malformed} lines without a clear time")
-    return cut.newest if found.info.st_size else None
-
-
 def prune(found: Found, cutoff: float, name: str, dry_run: bool) -> Cut:
-    """Drop the records of one file from before `cutoff`; `name` is the key of their time.
-
-    In place where that is possible and frees something, else by a new file, which needs that
-    nobody writes. Raises LeftAloneError and OSError.
-    """
-    size, fd = found.info.st_size, None
+    """Drop the records of one file from before `cutoff`; `name` is the key of their time. In place
+    where that frees something, else by a new file, which needs that nobody writes. Raises
+    LeftAloneError and OSError."""
+    size, time_of, fd = found.info.st_size, time_reader(name), None
     with open(found.open(), "rb") as file:
-        time_of = time_reader(name)
-        cut = scan(
-            file.fileno(), _end_of_old(file.fileno(), size, cutoff, time_of), cutoff, time_of
-        )
+        whole = file.fileno()
+        cut = scan(whole, _end_of_old(whole, size, cutoff, time_of), cutoff, time_of)
         if cut.newest >= cutoff:  # not in order
-            cut = scan(file.fileno(), size, cutoff, time_of)
+            cut = scan(whole, size, cutoff, time_of)
     if not cut.records:
         return cut
     middle = cut.bounds[-1] < size or openfiles.writers(found.info)
@@ -183,12 +161,15 @@ def _rewrite(found: Found, cut: Cut, dry_run: bool) -> None:
         if dry_run:
             return
         with temporary(found) as (fd, name):
-            size, edges = found.info.st_size, chain([0], cut.bounds, [found.info.st_size])
+            size, checked = found.info.st_size, 0
+            edges = chain([0], cut.bounds, [size])
             with open(fd, "wb", _CHUNK, closefd=False) as copy:
                 for begin, end in zip(edges, edges, strict=True):
                     while begin < end:
                         begin += copy.write(os.pread(claim.fd, min(_CHUNK, end - begin), begin))
-                        claim.check()
+                        if begin > checked or begin == size:
+                            claim.check()
+                            checked = begin + _CHUNK
             finish(claim.fd, fd)
             claim.check()
             os.rename(name, found.name, src_dir_fd=found.directory, dst_dir_fd=found.directory)
@@ -200,7 +181,7 @@ def _follow(old: int, size: int, new: int) -> None:
     """Bring over what goes to the old file from a program that had it in hand at the rename."""
     with contextlib.suppress(OSError):  # where there are no leases, none is held
         fcntl.fcntl(old, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    for _ in range(_FOLLOW_ROUNDS):
-        time.sleep(_FOLLOW_SECONDS)
+    for _ in range(10):
+        time.sleep(0.01)
         while chunk := os.pread(old, _CHUNK, size):
             size += os.write(new, chunk)

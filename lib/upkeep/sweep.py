@@ -20,6 +20,7 @@ from upkeep.tree import Found
 
 DAY = 86400.0
 AGE_BUCKETS = (0, 1, 7, 30, 90, 365)
+DONE = {"delete": "deleted", "compress": "compressed", "truncate": "truncated", "prune": "pruned"}
 _SIZE_BITS = 40
 
 
@@ -36,7 +37,6 @@ class Report:
     newest: float = 0.0  # mtime of all matched files
     refused: str = ""  # why the brake held it back
     unreached: str = ""  # by how much a budget was missed
-    folders: set[str] = field(default_factory=set)  # where something was done
 
     def trouble(self, path: str, why: str | Exception) -> None:
         """Note why `path` was left alone, or the OSError that hit it."""
@@ -56,14 +56,12 @@ class Report:
     @property
     def outcome(self) -> str:
         """The word for it in --json."""
-        if self.errors or self.unreached:
-            return "partly" if self.counts["matched"] else "failed"
-        return "refused" if self.refused else "done"
+        bad = "partly" if self.counts["matched"] else "failed"
+        return "refused" if self.refused else bad if self.errors or self.unreached else "done"
 
 
 def globs(patterns: Sequence[str]) -> Callable[[str, str], bool]:
-    """Whether (folder below the root, name) matches: the base name, or the path where one has a /,
-    in which * also stands for a /."""
+    """Whether (folder below the root, name) matches, the path only where a pattern has a /."""
     names = [translate(pattern) for pattern in patterns if "/" not in pattern]
     paths = [translate(pattern.strip("/")) for pattern in patterns if "/" in pattern]
     name, path = (re.compile("|".join(some) or "(?!)").match for some in (names, paths))
@@ -118,13 +116,8 @@ class Sweep:
             report.trouble(found.path, "not a regular file")
         elif rule.age == "mtime" or rule.action == "prune":
             return found.info.st_mtime
-        elif rule.age == "name":
-            return timestamps.name_date(found.name)
         else:
-            try:
-                return prune.newest_record(found, rule.timestamp_field)
-            except (LeftAloneError, OSError) as error:
-                report.trouble(found.path, error)
+            return timestamps.name_date(found.name)
         return None
 
     def prepare(self) -> None:
@@ -134,15 +127,11 @@ class Sweep:
             groups: dict[str, list[tuple[float, str]]] = {}
             for found, when in self.files(Report(rule.name)):
                 series = found.folder + timestamps.NAME_DATE.sub("*", found.name)
-                group = groups.setdefault(series, [])
-                push = heapq.heappush if len(group) < rule.keep_newest else heapq.heappushpop
-                push(group, (when, found.path))
-            self.newest = frozenset(path for group in groups.values() for _, path in group)
-        if rule.max_total is not None or rule.min_free is not None:
-            self._fit_budget()
-
-    def _fit_budget(self) -> None:
-        """How far the budgets reach into the files that the limits leave, oldest first."""
+                groups.setdefault(series, []).append((when, found.path))
+            newest = (heapq.nlargest(rule.keep_newest, group) for group in groups.values())
+            self.newest = frozenset(path for group in newest for _, path in group)
+        if rule.max_total is None and rule.min_free is None:
+            return
         total, going = 0, 0
         rest = []  # the second and the bytes of a file as one number: 22 MB for 500,000 files
         for found, when in self.files(Report(self.rule.name)):
@@ -170,18 +159,14 @@ class Sweep:
 
     def _over_limit(self, found: Found, when: float) -> str:
         """Why the file goes by `older_than` and `larger_than`, which must both hold, else ""."""
-        rule, age, size, reasons = self.rule, self.now - when, found.info.st_size, []
-        if rule.action == "prune":  # its records have the age
-            reasons.append("old records")
-        elif rule.older_than is not None:
-            if not age > rule.older_than:
-                return ""
-            reasons.append(f"{age / DAY:.1f} d > {rule.older_than / DAY:g} d")
+        rule, age, size = self.rule, self.now - when, found.info.st_size
+        why = ["old records"] if rule.action == "prune" else []  # these have an age of their own
+        if rule.older_than is not None and not why:
+            why.append(f"{age / DAY:.1f} d > {rule.older_than / DAY:g} d" * (age > rule.older_than))
         if rule.larger_than is not None:
-            if size <= rule.larger_than:
-                return ""
-            reasons.append(" > ".join(map(units.format_size, (size, rule.larger_than))))
-        return ", ".join(reasons)
+            sizes = units.format_size(size), units.format_size(rule.larger_than)
+            why.append(" > ".join(sizes) * (size > rule.larger_than))
+        return ", ".join(why) if all(why) else ""
 
     def _chosen(self, found: Found, when: float) -> str:
         if found.path in self.newest:
@@ -212,18 +197,17 @@ class Sweep:
     def run(self, report: Report) -> Iterator[str]:
         """Carry the plan out, or find out what it would do; a line for every step that is done."""
         for found, why in self.plan(report):
-            records = report.counts["pruned_records"]
+            before = report.counts["pruned_records"]
             try:
                 freed = self._carry_out(found, report)
             except (LeftAloneError, OSError) as error:
                 report.trouble(found.path, error)
                 continue
-            records = report.counts["pruned_records"] - records
+            records = report.counts["pruned_records"] - before
             if records or self.rule.action != "prune":
-                report.counts[self.rule.action] += 1
+                report.counts[DONE[self.rule.action]] += 1
                 report.counts["freed_bytes"] += freed
-                size = units.format_size(freed or found.info.st_size)
-                what = f"{records} records, {size}" if records else size
+                what = f"{records} records, " * bool(records) + units.format_size(freed)
                 yield f"{self.rule.action} {printable(found.path)} ({what}; {why})"
 
     def _carry_out(self, found: Found, report: Report) -> int:
@@ -242,5 +226,4 @@ class Sweep:
         if not self.dry_run:
             with openfiles.Claim(found):
                 os.unlink(found.name, dir_fd=found.directory)
-            report.folders.add(found.folder)
         return freeable(found)

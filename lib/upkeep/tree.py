@@ -1,10 +1,8 @@
-"""A walk over a directory tree that no symlink, rename or mount can lead outside.
-
-Every directory is opened relative to the descriptor of its root, a component at a time, and no
-symlink is followed (openat(2), O_NOFOLLOW). Few descriptors are open at once, however deep it is.
-"""
+"""A walk over a directory tree that no symlink, rename or mount leads outside: every directory is
+opened relative to its root, a component at a time (openat(2), O_NOFOLLOW)."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -14,6 +12,7 @@ from typing import NamedTuple
 
 from upkeep.errors import Exit, OperatorError
 
+QUIETLY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SYSTEM = re.compile(
     r"/((bin|boot|dev(?!/shm/.)|etc|lib(32|64|x32)?|proc|sbin|sys|usr)(/.*)?"
@@ -21,6 +20,7 @@ _SYSTEM = re.compile(
     re.DOTALL,
 )
 
+Wanted = Callable[[str, str], bool]  # folder below the root, name
 Trouble = Callable[[str, str | Exception], None]  # path, why it is left alone or what failed
 
 
@@ -38,9 +38,12 @@ class Found(NamedTuple):
         return self.folder + self.name
 
     def open(self, flags: int = os.O_RDONLY) -> int:
-        """A descriptor of this very file. Raises OSError."""
-        flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        return os.open(self.name, flags, dir_fd=self.directory)
+        """A descriptor of this very file. Raises OSError, also when another has its name by now."""
+        fd = os.open(self.name, flags | QUIETLY, dir_fd=self.directory)
+        if not os.path.samestat(os.fstat(fd), self.info):
+            os.close(fd)
+            raise OSError(errno.ESTALE, "replaced meanwhile")
+        return fd
 
 
 def refuse_root(root: str, protected: Iterable[Path]) -> None:
@@ -74,12 +77,10 @@ def opened(path: str, top: int | None = None) -> Iterator[int]:
 
 
 def walk(
-    root: str, wanted: Callable[[str, str], bool], trouble: Trouble, stopped: Callable[[], bool]
+    root: str, wanted: Wanted, trouble: Trouble, stopped: Callable[[], bool]
 ) -> Iterator[Found]:
-    """Files of any kind below `root` whose `wanted(folder below the root, name)` is true.
-
-    Stays on the root's file system and leaves directories alone that somebody holds an flock on.
-    """
+    """Files of any kind on the file system of `root` that are wanted; a directory that somebody
+    holds an flock on is left alone."""
     with opened(root) as top:
         pending = [""]
         while pending and not stopped():
@@ -87,23 +88,20 @@ def walk(
             shown = f"{root}/{folder}"
             try:
                 with opened(folder, top) as directory:
-                    reason = _off_limits(directory, top)
-                    if reason:
-                        trouble(shown, reason)
-                    else:
-                        yield from _files(directory, shown, folder, wanted, pending)
-            except FileNotFoundError:  # it went meanwhile
-                continue
+                    if os.fstat(directory).st_dev != os.fstat(top).st_dev:
+                        trouble(shown, "another file system")
+                        continue
+                    fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    yield from _files(directory, shown, folder, wanted, pending)
+            except BlockingIOError:
+                trouble(shown, "locked by another program (flock)")
             except OSError as error:
-                trouble(shown, error)
+                if error.errno != errno.ENOENT:  # else it went meanwhile
+                    trouble(shown, error)
 
 
 def _files(
-    directory: int,
-    shown: str,
-    folder: str,
-    wanted: Callable[[str, str], bool],
-    pending: list[str],
+    directory: int, shown: str, folder: str, wanted: Wanted, pending: list[str]
 ) -> Iterator[Found]:
     with os.scandir(directory) as entries:
         for entry in entries:
@@ -113,13 +111,3 @@ def _files(
                 with contextlib.suppress(FileNotFoundError):
                     info = entry.stat(follow_symlinks=False)
                     yield Found(directory, shown, entry.name, info)
-
-
-def _off_limits(directory: int, top: int) -> str | None:
-    if os.fstat(directory).st_dev != os.fstat(top).st_dev:
-        return "another file system"
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return "locked by another program (flock)"
-    return None
