@@ -27,7 +27,6 @@ from upkeep.outbox import Letter, Outbox
 
 EXAMPLES = """\
   telegram_alert.py "backup failed on db1"         # tell the chats in .env
-  dmesg | tail -50 | telegram_alert.py --pre -     # send what stands on stdin, columns kept
   telegram_alert.py --key db1 "db1 is down"        # at most one message in 15 minutes
   telegram_alert.py --resolve db1 "db1 is back"    # one message, if the problem was told
   telegram_alert.py --flush                        # send what waits, from cron

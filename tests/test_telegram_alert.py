@@ -167,6 +167,55 @@ def test_an_empty_flush_imports_nothing_that_is_slow(config: Path) -> None:
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.parametrize(
+    ("content", "code", "words"),
+    [
+        (b"TELEGRAM_BOT_TOKEN=1:a\xff", 2, "cannot be read"),
+        (b"TELEGRAM_CHAT_ID=5", 2, "TELEGRAM_BOT_TOKEN is not set"),
+        (b"TELEGRAM_BOT_TOKEN=1:abcdefgh", 2, "TELEGRAM_CHAT_ID is not set"),
+        (b"TELEGRAM_BOT_TOKEN=1:abcdefgh\nTELEGRAM_CHAT_ID=five", 2, "expected a chat"),
+        (b"TELEGRAM_BOT_TOKEN=not a token\nTELEGRAM_CHAT_ID=5", 1, "the token was refused"),
+    ],
+)
+def test_secrets_that_are_none(
+    home: Path, config: Path, content: bytes, code: int, words: str
+) -> None:
+    (home / ".env").write_bytes(content)
+    (home / ".env").chmod(0o600)
+    with BotApi() as api:
+        env = {"TELEGRAM_API_BASE": api.base}
+        done = run_script("telegram_alert", "hello", "--config", config, env=env)
+    assert (done.returncode, words in done.stderr) == (code, True)
+    assert "Traceback" not in done.stderr and "abcdefgh" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("name", ["alerts.json", "outbox/breaker.json"])
+def test_foreign_state_is_no_obstacle(home: Path, config: Path, name: str) -> None:
+    (home / "var/outbox").mkdir(parents=True)
+    odd = {"until": "x", "fails": "y", "why": 3}
+    state = {"api": odd, "4242": [], "k": {"since": "x", "told": "y", "count": "z"}}
+    (home / "var" / name).write_text(json.dumps(state))
+    with BotApi() as api:
+        api.script("502", "502", "502")
+        done = alert("--key", "k", "hello", "--budget", "9", config=config, api=api)
+        assert (done.returncode, "Traceback" in done.stderr) == (5, False)
+    assert len(waiting(home)) == 1
+
+
+def test_a_full_disk_sends_directly(home: Path, config: Path) -> None:
+    with BotApi() as api:
+        command = f"ulimit -f 0; exec {sys.executable} {ROOT}/bin/telegram_alert.py full"
+        done = subprocess.run(
+            ["sh", "-c", f"{command} --config {config}"],
+            env={**api.env, "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, "sent directly" in done.stderr) == (0, True)
+    assert api.texts[0].startswith("full\n")
+
+
 def test_dry_run_sends_and_stores_nothing(home: Path, config: Path) -> None:
     with BotApi() as api:
         done = alert("--dry-run", "hello", config=config, api=api)

@@ -15,14 +15,11 @@ from upkeep.errors import OperatorError
 from upkeep.outbox import Letter
 from upkeep.telegram import Post
 
-_FIELDS = {"since", "told", "count"}
-
 
 class Alerts:
     """Use it with `with` around a script's work, outside of any lock; leaving it delivers.
 
-    A message is on the disk when a method returns, and waits there while it can't be delivered.
-    Without a token the text goes to the log and stderr only.
+    A message is on the disk when a method returns; without a token it goes to log and stderr only.
     """
 
     def __init__(self, settings: Config, post: Post | None = None) -> None:
@@ -89,7 +86,8 @@ class Alerts:
             with contextlib.suppress(OSError, OperatorError):
                 stack.enter_context(lock)
                 stored = files.read_state(file).items()
-                episodes = {k: v for k, v in stored if isinstance(v, dict) and v.keys() == _FIELDS}
+                dicts = ((key, value) for key, value in stored if isinstance(value, dict))
+                episodes = {k: v for k, v in dicts if {*map(type, v.values())} == {float, int}}
             before = repr(episodes)
             yield episodes
             if repr(episodes) != before:

@@ -29,7 +29,8 @@ class Breaker:
 
     def failed(self, now: float, why: str, pause: float = 0.0, name: str = "api") -> None:
         """Count a failure; `pause` in seconds replaces the doubling one."""
-        fails = self.records.get(name, {}).get("fails", 0) + 1
+        fails = self.records.get(name, {}).get("fails")
+        fails = fails + 1 if isinstance(fails, int) else 1
         doubled = min(600.0, 30.0 * 2.0 ** min(fails - 1, 9)) * random.uniform(0.8, 1.2)
         self.records[name] = {"until": now + (pause or doubled), "why": why, "fails": fails}
         self._write()

@@ -20,7 +20,6 @@ API = "api"  # names in the breaker: this, one of the token, and the chats'
 PAUSES = {"token": 3600.0, "chat": 6 * 3600.0}  # after what only an operator can mend
 BACKLOG_LETTERS = 6
 BACKLOG_SECONDS = 600.0
-_CHAT = re.compile(r"\s*(-?\d+|@\w+)(?::(\d+))?\s*")
 
 
 def secrets(file: Path) -> tuple[dict[str, str], str]:
@@ -30,14 +29,17 @@ def secrets(file: Path) -> tuple[dict[str, str], str]:
     cli.require("dotenv")
     from dotenv import dotenv_values
 
-    stored = {key: value for key, value in dotenv_values(file, interpolate=False).items() if value}
+    try:
+        stored = {k: v for k, v in dotenv_values(file, interpolate=False).items() if v}
+    except (OSError, UnicodeError) as error:
+        raise OperatorError(f"{file}: cannot be read: {error}", Exit.USAGE) from None
     unsafe = f"{file}: every user can read the token; mend it by: chmod 600 {file}"
     return stored | dict(os.environ), unsafe if file.stat().st_mode & 0o006 else ""
 
 
 def parse_chat(value: str, thread: str = "") -> tuple[str, str]:
     """Chat and thread of "ID" or "ID:THREAD". Raises OperatorError."""
-    match = _CHAT.fullmatch(value)
+    match = re.fullmatch(r"\s*(-?\d+|@\w+)(?::(\d+))?\s*", value)
     if not match:
         raise OperatorError(f"{value!r}: expected a chat: ID, @name or ID:THREAD", Exit.USAGE)
     thread = match[2] or thread
@@ -125,7 +127,7 @@ class Post:
                 try:
                     written.append(self.outbox.put(letter, self._clock()))
                 except OSError as error:
-                    cli.warn(f"{error.filename}: {error.strerror}; the message is sent directly")
+                    cli.warn(f"{self._state}: {error.strerror}; the message is sent directly")
                     written.append(replace(letter, why=self._try([letter]).why))
         return written
 
