@@ -1,5 +1,7 @@
 import os
 import re
+import subprocess
+import sys
 import tomllib
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -116,6 +118,20 @@ def test_without_a_file_the_defaults_apply(monkeypatch: pytest.MonkeyPatch, home
     assert loaded.file is None
     assert loaded.state == home / "var"
     assert loaded.tasks == {} and loaded.env_file == home / ".env"
+
+
+READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_the_state_stays_where_it_is_on_a_disk_that_cannot_be_written(home: Path) -> None:
+    """Another state directory would know of no running task, and start each a second time."""
+    (home / "upkeep.toml").write_text('[task.bot]\ncommand = "sleep 600"\n')
+    watchdog = [sys.executable, ROOT / "bin/watchdog.py", "--config", home / "upkeep.toml"]
+    command = ["unshare", "-m", "sh", "-c", READ_ONLY, home, *watchdog]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert f"{home}/var" in result.stderr and "Read-only" in result.stderr
 
 
 def test_an_installation_by_pip_keeps_its_state_in_the_home_directory(

@@ -107,13 +107,16 @@ def parse(document: dict[str, Any], file: Path) -> Config:
 
 
 def default_state(file: Path | None) -> Path:
-    """Where the state lies when upkeep.toml does not say."""
-    if file and file.parent == SYSTEM_FILE.parent:
-        return SYSTEM_STATE
-    beside = file.parent if file else CHECKOUT
-    is_place = file or (CHECKOUT / "upkeep.example.toml").exists()  # else: installed by pip
-    if is_place and (os.access(beside / "var", os.W_OK) or os.access(beside, os.W_OK)):
-        return beside / "var"
+    """Where the state lies when upkeep.toml does not say.
+
+    Who owns a place decides, never whether it can be written right now: with another state
+    directory on a full or read-only disk, every task would be started a second time.
+    """
+    if file:
+        return SYSTEM_STATE if file.parent == SYSTEM_FILE.parent else file.parent / "var"
+    is_checkout = (CHECKOUT / "upkeep.example.toml").exists()  # else: installed by pip
+    if is_checkout and CHECKOUT.stat().st_uid == os.geteuid():
+        return CHECKOUT / "var"
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "upkeep"
 
 
