@@ -38,12 +38,13 @@ def restart(known: Task, options: Namespace) -> Result:
         return Result(known.name, "not_needed", detail="stopped on purpose, or given up")
     alive, reason = known.running(), options.reason
     stat = proc.read_stat(alive.pid) if alive else None
-    if stat and (options.if_rss_above is not None or options.if_older_than is not None):
-        size, age = options.if_rss_above, options.if_older_than
+    size, age = options.if_rss_above, options.if_older_than
+    if stat and (size is not None or age is not None or options.if_leaking):
         asked = TaskSettings(
             known.name, command_words("-"), max_rss=size, max_rss_samples=1, max_age=age
         )
         reason = (limits.exceeded(known, asked, stat, proc.scan()) or (None, None))[1]
+        reason = reason or (limits.leaking(known) if options.if_leaking else None)
     if reason is None:
         return Result(known.name, "not_needed", old_pid=stat and stat.pid)
     wait = known.settings.deadline if options.deadline is None else options.deadline
@@ -72,6 +73,7 @@ def parser() -> ArgumentParser:
     add("--deadline", type=cli.duration, metavar="D", help="of --when-quiet")
     add("--if-rss-above", type=cli.size, metavar="SIZE", help="of all its processes")
     add("--if-older-than", type=cli.duration, metavar="D", help="age of the process")
+    made.add_argument("--if-leaking", action="store_true", help="by the trend of its memory")
     return made
 
 

@@ -73,7 +73,15 @@ def step_for_running(known: Task, stat: proc.Stat, table: limits.Table) -> Step:
         return "due", f"{due['reason']}; the deadline has come"
     if due and not limits.not_quiet(known.settings, known.config.host):
         return "due", f"{due['reason']}; now the host is quiet"
-    return limits.exceeded(known, known.settings, stat, table) or ("", "")
+    over, hour = limits.exceeded(known, known.settings, stat, table), int(proc.uptime() // 3600)
+    within = known.settings.restart_before_limit
+    if over or within is None or record.over.get("hour") == hour:
+        return over or ("", "")
+    if limits.not_quiet(known.settings, known.config.host):
+        return "", ""
+    record.over["hour"] = hour  # the trend is looked at once an hour
+    why = limits.leaking(known, within)
+    return ("limit", why) if why else ("", "")
 
 
 def look_after(known: Task, table: limits.Table, dry_run: bool) -> Result:

@@ -467,3 +467,34 @@ def test_what_a_program_wrote_cannot_move_the_cursor(house: House) -> None:
     house.task("evil", ["sh", "-c", r"printf '\033[2Jgone\n'; exit 3"], verify=5)
     result = house.run("restart", "evil")
     assert "\x1b" not in result.stderr and r"\x1b[2Jgone" in result.stderr
+
+
+def test_a_leak_is_a_reason_to_restart(house: House) -> None:
+    pid = house.start("trader")
+    row = house.rows("restart", "trader", "--if-leaking", code=0)[0]
+    assert row["outcome"] == "not_needed"
+    write_trend(house, "trader", pid)
+    row = house.rows("restart", "trader", "--if-leaking", code=0)[0]
+    assert row["old_pid"] == pid and "leak" in row["reason"]
+    row = house.rows("restart", "trader", "--if-leaking", code=0)[0]
+    assert row["outcome"] == "not_needed"  # that was the trend of the earlier copy
+    write_trend(house, "trader", house.pid("trader"))
+    house.task("trader", max_rss="4G", restart_before_limit="1h", quiet_load=1000)
+    assert house.rows("watchdog", code=0)[0]["outcome"] == "running"
+    house.change_record("trader", over={})
+    house.task("trader", max_rss="4G", restart_before_limit="999d", quiet_load=1000)
+    assert "at its limit in" in house.rows("watchdog", code=0)[0]["reason"]
+    assert house.rows("watchdog", code=0)[0]["outcome"] == "running"
+
+
+def write_trend(house: House, name: str, pid: int) -> None:
+    """Samples of a day in which the program grew by 2 MiB every five minutes."""
+    rows = []
+    for number in range(288):
+        programs = [[name, pid, 10_000_000, 1, 50_000 + 2048 * number]]
+        at = {"time": time.time() - 300 * (288 - number), "uptime": 100_000 + 300 * number}
+        row = {**at, "boot_id": "b", "swapped": 0, "disks": {}, "programs": programs}
+        rows.append(json.dumps(row))
+    (house.state / "memory").mkdir(mode=0o700, exist_ok=True)
+    file = house.state / "memory" / f"{time.strftime('%Y-%m-%d')}.jsonl"
+    file.write_text("\n".join(rows) + "\n")

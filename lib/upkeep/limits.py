@@ -71,6 +71,21 @@ def _silence(task: TaskSettings, age: float) -> str | None:
     return f"heartbeat silent for {_span(age)} > {_span(task.heartbeat_max_age)}" if late else None
 
 
+def leaking(task: Task, within: float | None = None) -> str | None:
+    """What its trend says if it leaks, or reaches its limit `within` seconds; else None."""
+    from upkeep import leak, samples
+
+    now = time.time()
+    rows, _skipped = samples.read(task.config.state, leak.WINDOW_SECONDS, now)
+    points = samples.series(rows).get(task.name, [])
+    if not points or points[-1].pid != task.record.pid:
+        return None  # the trend is that of an earlier copy
+    found = leak.judge(points, task.settings.max_rss, now)
+    left = found.time_to_limit_seconds
+    soon = within is not None and left is not None and left <= within
+    return leak.describe(found) if soon or (within is None and found.verdict == "leak") else None
+
+
 def not_quiet(task: TaskSettings, host: HostSettings) -> str | None:
     """Why the host is not quiet: the load of the last minute per core; None when it is."""
     most = host.quiet_load if task.quiet_load is None else task.quiet_load

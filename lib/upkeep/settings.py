@@ -342,6 +342,7 @@ class TaskSettings:
     heartbeat_max_age: Annotated[float, duration] = 600.0
     quiet_load: Annotated[float | None, number] = None
     deadline: Annotated[float, duration] = 7200.0
+    restart_before_limit: Annotated[float | None, duration] = None
     depends: Annotated[tuple[str, ...], words] = ()
     crash_limit: Annotated[int, integer(1)] = 5
     crash_window: Annotated[float, duration] = 600.0
