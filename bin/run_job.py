@@ -33,7 +33,7 @@ EXAMPLES = """\
   run_job.py --status                                      # which jobs fail, hang or never ran?
 """
 TIMED_OUT, KILL_SECONDS, SKIPS_BEFORE_ALERT, RUNS_KEPT = 124, 5.0, 5, 100
-NEWEST_BYTES = 2 << 20  # what is kept of a log that grew too large
+NEWEST_BYTES = 1 << 20  # what is kept of a log that grew too large
 SESSION_BYTES = 128  # written whole and in place, which works on a full disk too
 HEAD = ("job", "last success", "took", "peak RSS", "failed", "skipped", "missed", "next run")
 Run = tuple[float, int, float, int]  # Unix seconds, exit status, seconds, peak RSS in bytes
