@@ -38,6 +38,14 @@ def test_an_operators_mistake_is_one_line_and_its_exit_status() -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("name", ["EACCES", "EROFS", "ENOSPC"])
+def test_missing_rights_and_a_full_disk_are_one_line(name: str) -> None:
+    result = run(f"import errno, os; raise OSError(errno.{name}, os.strerror(errno.{name}), '/x')")
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1 and "/x: " in result.stderr
+    assert "Traceback" in run("import errno; raise OSError(errno.EBADF, 'bug', '/x')").stderr
+
+
 def test_a_bug_keeps_its_traceback_but_no_token() -> None:
     result = run(f"raise KeyError('{TOKEN}')")
     assert result.returncode == 1

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import functools
 import importlib.util
 import json
@@ -26,11 +27,14 @@ PACKAGES = {  # module: (Debian package, name on PyPI)
 }
 
 
+_OPERATORS_ERRNOS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+
+
 def script(main: Main) -> Main:
     """Wrap a script's `main`: errors become one line and an exit status, alike everywhere.
 
-    An OperatorError is printed without a traceback; a bug of ours keeps its full one, without
-    secrets. SIGTERM ends the script like Ctrl-C does, through its `finally` blocks, with 143.
+    An OperatorError, missing rights and a full disk are told without a traceback; a bug of ours
+    keeps its full one, without secrets. SIGTERM ends the script like Ctrl-C does, through its `finally` blocks, with 143.
     """
 
     @functools.wraps(main)
@@ -45,11 +49,16 @@ def script(main: Main) -> Main:
         except OperatorError as error:
             warn(str(error))
             status = error.code
-        except KeyboardInterrupt:
-            status = Exit.INTERRUPTED
         except BrokenPipeError:  # the reader went away, as `| head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             status = Exit.DONE
+        except OSError as error:
+            if error.errno not in _OPERATORS_ERRNOS or not error.filename:
+                raise
+            warn(f"{error.filename}: {error.strerror}")
+            status = Exit.PROBLEM
+        except KeyboardInterrupt:
+            status = Exit.INTERRUPTED
         for path in files.set_aside:
             warn(f"{path}: a damaged state file was set aside and is rebuilt")
         files.set_aside.clear()
