@@ -34,7 +34,8 @@ def script(main: Main) -> Main:
     """Wrap a script's `main`: errors become one line and an exit status, alike everywhere.
 
     An OperatorError, missing rights and a full disk are told without a traceback; a bug of ours
-    keeps its full one, without secrets. SIGTERM ends the script like Ctrl-C does, through its `finally` blocks, with 143.
+    keeps its full one, without secrets. SIGTERM ends the script like Ctrl-C does, through its
+    `finally` blocks, with 143.
     """
 
     @functools.wraps(main)
