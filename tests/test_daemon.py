@@ -155,6 +155,81 @@ def test_a_sleep_beyond_what_the_kernel_takes_is_no_error():
         assert shutdown.sleep(-1)
 
 
+def test_retry_pauses_longer_each_time_and_raises_the_last_error():
+    pauses: list[float] = []
+    failures = [OSError("first"), OSError("second"), OSError("last")]
+
+    @daemon.retry(tries=3, delay=1, backoff=2, exceptions=(OSError,), sleep=pauses.append)
+    def fetch() -> None:
+        raise failures.pop(0)
+
+    with pytest.raises(OSError, match="last"):
+        fetch()
+    assert pauses == [1, 2] and failures == []
+
+
+def test_retry_returns_the_first_success_and_leaves_other_errors_alone():
+    answers = [OSError("again"), "answer"]
+
+    @daemon.retry(exceptions=(OSError,), sleep=lambda seconds: None)
+    def fetch(suffix: str) -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return str(answer) + suffix
+
+    assert fetch("!") == "answer!" and fetch.__name__ == "fetch"
+
+    @daemon.retry(exceptions=(OSError,), sleep=lambda seconds: pytest.fail("it waited"))
+    def broken() -> None:
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        broken()
+
+
+def test_retry_stops_for_a_shutdown():
+    calls = []
+    with daemon.GracefulShutdown() as shutdown:
+
+        @daemon.retry(tries=5, delay=60, sleep=shutdown.sleep)
+        def fetch() -> None:
+            calls.append(1)
+            raise OSError("down")
+
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(OSError, match="down"):
+            fetch()
+    assert len(calls) == 1
+
+
+def test_health_over_the_limit_is_told_once_a_minute():
+    shares: list[float] = []
+    health = daemon.HealthCheck(limit=0.0, on_high=shares.append)
+    share = health.check()
+    health.check()
+    assert shares == [share] and 0 < share < 1
+    assert daemon.HealthCheck(limit=1.0, on_high=shares.append).check() > 0
+    assert len(shares) == 1
+
+
+def test_health_saves_when_it_is_due_and_again_after_a_failure():
+    saved: list[int] = []
+    seldom = daemon.HealthCheck(save=lambda: saved.append(1))
+    seldom.check()
+    assert saved == []
+
+    def fail() -> None:
+        saved.append(1)
+        raise OSError("disk full")
+
+    often = daemon.HealthCheck(save=fail, save_every=0)
+    for count in (1, 2):
+        with pytest.raises(OSError, match="disk full"):
+            often.check()
+        assert len(saved) == count
+
+
 def test_a_heartbeat_moves_the_mtime(tmp_path):
     beat = tmp_path / "beat"
     daemon.heartbeat(beat)

@@ -10,17 +10,23 @@ SIGKILL cannot be caught: save now and then in the loop too.
 """
 
 import contextlib
+import functools
+import gc
 import os
 import select
 import signal
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
-from upkeep import metrics
+from upkeep import memory, metrics, proc
 from upkeep.breaker import Breaker
 
-__all__ = ["Breaker", "GracefulShutdown", "heartbeat", "metrics"]
+__all__ = ["Breaker", "GracefulShutdown", "HealthCheck", "heartbeat", "metrics", "retry"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class GracefulShutdown:
@@ -72,3 +78,60 @@ class GracefulShutdown:
 def heartbeat(path: str | Path) -> None:
     """Move the mtime of `path`, for the watchdog's `heartbeat_max_age`. Raises OSError."""
     Path(path).touch()
+
+
+@dataclass
+class HealthCheck:
+    """Looks after the program's own memory, and saves now and then; call `check` in the loop."""
+
+    limit: float = 0.80
+    on_high: Callable[[float], object] = lambda share: None
+    save: Callable[[], object] = lambda: None
+    save_every: float = 300.0
+    _saved: float = field(default_factory=time.monotonic)
+    _acted: float = float("-inf")
+
+    def check(self) -> float:
+        """Returns the program's share of the host's or control group's memory, 0.0 to 1.0.
+
+        Over `limit` it collects garbage and calls `on_high(share)`, once a minute at most. Every
+        `save_every` seconds it calls `save()`. What a callback raises passes through.
+        """
+        now, stat = time.monotonic(), proc.read_stat(os.getpid())
+        share = (stat.rss_bytes if stat else 0) / float(memory.read_host()["limit_bytes"])
+        if share > self.limit and now - self._acted >= 60:
+            self._acted = now
+            gc.collect()
+            self.on_high(share)
+        if now - self._saved >= self.save_every:
+            self.save()
+            self._saved = now
+        return share
+
+
+def retry(
+    tries: int = 3,
+    delay: float = 1.0,
+    backoff: float = 2.0,
+    exceptions: tuple[type[Exception], ...] = (Exception,),
+    sleep: Callable[[float], object] = time.sleep,
+) -> Callable[[Function], Function]:
+    """A decorator: `tries` calls in all while one of `exceptions` is raised, then the last passes.
+
+    Pauses of `delay` seconds, times `backoff` after each; a `shutdown.sleep` ends the trying.
+    """
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            for failures in range(tries - 1):
+                try:
+                    return function(*args, **kwargs)
+                except exceptions:
+                    if sleep(delay * backoff**failures):
+                        raise
+            return function(*args, **kwargs)
+
+        return cast(Function, call)
+
+    return decorate
