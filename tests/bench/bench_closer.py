@@ -5,8 +5,11 @@ Prints one line for each figure, "ok" or "MISSED", and ends with 1 when one is m
 
 import json
 import os
+import statistics
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 from tests.helpers import ROOT
 from tests.helpers.targets import Targets
@@ -63,11 +66,47 @@ def regressions(times: int, targets: Targets) -> list[bool]:
     ]
 
 
+JOB = """
+class Node:
+    pass
+
+held = [[number] for number in range(400_000)]
+for number in range(6_000_000):
+    one, other = Node(), Node()
+    one.peer, other.peer = other, one
+"""
+
+
+def cpu_seconds(command: list[str]) -> float:
+    process = subprocess.Popen(command)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_utime + usage.ru_stime
+
+
+def profiling(rounds: int) -> list[bool]:
+    """The CPU time of a program that makes garbage, with the profiler and without."""
+    with tempfile.TemporaryDirectory() as place:
+        job = Path(place, "job.py")
+        job.write_text(JOB)
+        wrapped = [str(ROOT / "bin/gc_profile.py"), "run", "--save", f"{place}/gc"]
+        pairs = [
+            (
+                cpu_seconds([sys.executable, *wrapped, str(job)]),
+                cpu_seconds([sys.executable, str(job)]),
+            )
+            for _ in range(rounds)
+        ]
+    ratio = statistics.median(profiled / plain for profiled, plain in pairs)
+    return [told("gc_profile.py run, its own start included", ratio, 1.10, "x CPU")]
+
+
 def main() -> int:
     seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 60
     targets = Targets()
     try:
-        results = snapshot(seconds, 0.5, targets) + regressions(20, targets)
+        results = snapshot(seconds, 0.5, targets) + regressions(20, targets) + profiling(9)
     finally:
         targets.end()
     return 0 if all(results) else 1
