@@ -18,7 +18,10 @@ configuration.
 """
 
 import collections
+import contextlib
+import json
 import math
+import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -26,7 +29,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, config, files, history, leak, levels, memory, page, samples, text
+from upkeep import cli, config, files, history, leak, levels, memory, page, proc, samples, text
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
 from upkeep.programs import Program
@@ -92,11 +95,12 @@ def gather(settings: Config, options: Namespace) -> tuple[Row, Series, list[str]
         end = max((points[-1].time for points in series.values()), default=end)
         window, running = options.since or math.inf, {}
     verdicts = leak.judge_all(settings, series, limits, end, window)
-    rows = []
+    rows, pm2 = [], counted_by_pm2(now) if running else {}
     for name, judged in verdicts.items():
         row = program_row(name, judged, series.get(name, []), running.get(name))
         if name in settings.tasks and running:  # every restart of a task is recorded
             row |= {key: history.count_restarts(each, name) for key, each in events.items()}
+        row["restarts_by_pm2"] = sum(pm2.get(pid, 0) for pid in running[name].pids) if pm2 else None
         rows.append(row)
     wrong = [x.text for x in levels.compare(settings, now, verdicts, math.inf) if x.over]
     for name, points in series.items():
@@ -117,6 +121,23 @@ def program_row(
         lives = collections.Counter(point.life for point in points if point.time >= begin)
         row[key] = max(0, sum(count > 1 for count in lives.values()) - 1)
     return row
+
+
+def counted_by_pm2(now: Reading) -> dict[int, int]:
+    """Restarts that pm2 counts, by PID; asked only where it runs, since asking would start it."""
+    counts = {}
+    for pid in [pid for each in now.programs if each.name == "PM2" for pid in each.pids]:
+        home = proc.environment(pid).get("PM2_HOME", "")
+        places = f"{os.environ.get('PATH', os.defpath)}:/usr/local/bin"
+        env = {**os.environ, "PM2_HOME": home, "PATH": places}
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, IndexError):
+            import subprocess
+
+            os.stat(f"{home}/rpc.sock")
+            done = subprocess.run(["pm2", "jlist"], env=env, capture_output=True, check=False)
+            for app in json.loads(done.stdout.splitlines()[-1]):
+                counts[app["pid"]] = int(app["pm2_env"]["restart_time"])
+    return counts
 
 
 def document(settings: Config, now: Reading, past: list[Row], rows: list[Row]) -> Row:
@@ -168,9 +189,9 @@ def render(found: Row, series: Series, wrong: list[str], settings: HostSettings,
     fine = f"OK: {share:.0%} of {size(host['limit_bytes'])} in use"
     lines = ["PROBLEM: " + "; ".join(wrong) if wrong else fine]
     for row in found["programs"]:
-        rss, restarts = row["rss_bytes"], row["restarts_24h"]
+        rss, restarts = row["rss_bytes"], row["restarts_by_pm2"] or row["restarts_24h"]
         if rss > settings.program_attention or restarts > settings.restarts_attention:
-            lines.append(f"! {row['name']}: {size(rss)}, {restarts} restarts in 24 h")
+            lines.append(f"! {row['name']}: {size(rss)}, {restarts} restarts")
     stalled = (host["pressure"] or {}).get("some_avg60", "?")
     lines += [
         f"available {size(host['available_bytes'])}, limit {size(host['limit_bytes'])}"

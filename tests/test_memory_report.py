@@ -48,7 +48,7 @@ def test_the_first_line_is_the_verdict(home: Path, fake: FakeProc) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert lines[0] == "OK: 50% of 2.0 GiB in use"
-    assert lines[1] == "! app.py: 238 MiB, 0 restarts in 24 h"
+    assert lines[1] == "! app.py: 238 MiB, 0 restarts"
     assert max(map(len, lines)) <= 80
     FakeProc(fake.root, available=100_000)
     result = report(home, "--proc-root", fake.root)
@@ -294,3 +294,26 @@ def test_a_dry_run_sends_and_writes_nothing(home: Path, fake: FakeProc) -> None:
 def test_a_page_is_not_put_into_a_directory_that_is_not_there(home: Path, fake: FakeProc) -> None:
     result = report(home, "--proc-root", fake.root, "--html", home / "absent" / "page.html")
     assert result.returncode == 1 and not (home / "absent").exists()
+
+
+@pytest.mark.skipif(not shutil.which("pm2"), reason="pm2 is not installed")
+def test_restarts_are_those_that_pm2_counts_where_it_runs() -> None:
+    home = Path(tempfile.mkdtemp())  # a short path: the titles of pm2's processes are cut
+    (home / "collector.js").write_text("setInterval(() => {}, 1000)")
+    path = f"{Path(str(shutil.which('pm2'))).parent}:{os.environ['PATH']}"
+    environment = {"PATH": path, "PM2_HOME": str(home / "pm2"), "HOME": str(home)}
+    (home / "upkeep.toml").write_text("")
+    try:
+        for command in (
+            ["start", str(home / "collector.js")],
+            ["restart", "all"],
+            ["restart", "0"],
+        ):
+            subprocess.run(["pm2", *command], env=environment, check=True, capture_output=True)
+        options = ("--config", home / "upkeep.toml", "--json")
+        result = run_script("memory_report", *options, env={"PATH": path})
+    finally:
+        subprocess.run(["pm2", "kill"], env=environment, check=True, capture_output=True)
+        shutil.rmtree(home)
+    rows = {row["name"]: row for row in json.loads(result.stdout)["programs"]}
+    assert rows["collector.js"]["restarts_by_pm2"] == 2
