@@ -14,6 +14,7 @@ Exit: 0 done · 1 something could not be handled, or a budget not be reached · 
 
 import argparse
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -31,6 +32,7 @@ from upkeep.errors import Exit, OperatorError
 from upkeep.settings import CleanupSettings, keys
 from upkeep.sweep import AGE_BUCKETS, DAY, DONE, Report, Sweep
 from upkeep.text import printable
+from upkeep.tree import Found
 
 EXAMPLES = """\
   cleanup.py --dry-run                     # what would the rules of upkeep.toml do tonight?
@@ -38,8 +40,9 @@ EXAMPLES = """\
 """
 COUNTS = ("matched", *DONE.values(), "pruned_records", "kept_malformed", "freed_bytes")
 MOST_SHOWN = 20  # files in the text report
+NO_OPTIONS = ("paths", "allow_all", "remove_empty_dirs")
 BRAKE_FILES, BRAKE_TIMES, BRAKE_DAYS = 100, 10, 30
-RULE_KEYS = {n: key for n, key in keys(CleanupSettings).items() if n not in ("paths", "allow_all")}
+RULE_KEYS = {n: key for n, key in keys(CleanupSettings).items() if n not in NO_OPTIONS}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -105,6 +108,8 @@ def sweep(work: Sweep, args: argparse.Namespace, memory: dict[str, Any]) -> Repo
             print(line)
     if args.dry_run and not args.force:
         report.refused = brake(work, report, report.counts[DONE[work.rule.action]], memory)
+    if work.rule.remove_empty_dirs:
+        remove_empty(work.roots, report.folders)
     missing = work.needed_bytes - report.counts["freed_bytes"]
     if missing > 0 and not work.stopped():
         report.unreached = f"{units.format_size(missing)} more than the budget cannot be freed"
@@ -124,6 +129,35 @@ def brake(work: Sweep, report: Report, taken: int, memory: dict[str, Any]) -> st
     elif work.rule.action in ("delete", "truncate") and taken > most and taken * 2 > matched:
         why = f"it would take {taken} of {matched} files, more than half and more than {most}"
     return why and f"{why}; nothing was done; --force overrides"
+
+
+def remove_empty(roots: list[str], folders: set[str]) -> None:
+    """Remove those of `folders` that are empty, and what is emptied by that, but no root."""
+    for folder in sorted(folders, key=len, reverse=True):
+        path = folder.rstrip("/")
+        with contextlib.suppress(OSError):
+            while path not in roots:
+                above, _, name = path.rpartition("/")
+                with tree.opened(above) as parent:
+                    os.rmdir(name, dir_fd=parent)
+                path = above
+
+
+def show_progress(found: Found, report: Report) -> None:
+    """Say on a terminal how far a long run is."""
+    count = report.counts["matched"]
+    if count % 1000 == 0 and sys.stderr.isatty():
+        freed = units.format_size(report.counts["freed_bytes"])
+        line = f"{report.rule}: {count} files, {freed}, {printable(found.folder, 60)}"
+        sys.stderr.write(f"\r\x1b[K{line}\r")
+
+
+def step_aside() -> None:
+    """Give way to other programs: nice, and idle I/O (ioprio_set(2), this process, class 3)."""
+    os.nice(10)
+    number = {"x86_64": 251, "aarch64": 30}.get(os.uname().machine)
+    if number:
+        ctypes.CDLL(None).syscall(number, 1, 0, 3 << 13)
 
 
 def row(report: Report) -> dict[str, object]:
@@ -176,10 +210,13 @@ def run_rules(
     rules: list[CleanupSettings], args: argparse.Namespace, state: Path, stop: Stop
 ) -> Iterator[Report]:
     """Run all rules against one clock; a real run leaves what the next one's brake must know."""
-    now, memory = time.time(), files.read_state(state / "cleanup.json")
-    memory = memory if isinstance(memory.get("deleted"), dict) else {"deleted": {}}
+    now, memory = time.time(), {}
+    with contextlib.suppress(OSError):
+        memory = files.read_state(state / "cleanup.json")
+    known = isinstance(memory.get("deleted"), dict) and isinstance(memory.get("time"), float)
+    memory = memory if known else {"deleted": {}}
     for rule in rules:
-        report = sweep(Sweep(rule, now, stop, args.dry_run), args, memory)
+        report = sweep(Sweep(rule, now, stop, args.dry_run, show_progress), args, memory)
         if not report.refused and not args.dry_run:
             memory["deleted"][rule.name] = report.counts["deleted"] + report.counts["truncated"]
             with contextlib.suppress(OSError):  # a full disk is what this script is for
@@ -198,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tree.refuse_root(root, protected)
     stop, reports = Stop(args.max_runtime), []
     with Alerts(settings) as alerts, contextlib.ExitStack() as stack:
-        os.nice(10)
+        step_aside()
         if not args.dry_run:
             lock = files.lock(settings.state / "lock" / "cleanup.lock", what="another cleanup")
             with contextlib.suppress(OSError):  # a full disk is what this script is for

@@ -464,12 +464,38 @@ def test_a_clock_that_cannot_be_right_stops_everything(
     assert len(names(data)) == 2
 
 
+def test_a_state_directory_that_is_no_help_stops_nothing(data: Path) -> None:
+    make(data / "a.jsonl", 400)
+    (data.parent / "var").write_text("a file where the state directory should be")
+    assert clean(data, data, *OLD).returncode == 0
+    assert names(data) == []
+    (data.parent / "var").unlink()
+    (data.parent / "var").mkdir(mode=0o700)
+    (data.parent / "var/cleanup.json").write_text('{"time": "x", "deleted": [1]}')
+    make(data / "a.jsonl", 400)
+    assert clean(data, data, *OLD).returncode == 0
+    assert names(data) == []
+
+
 def test_future_and_ancient_files(data: Path) -> None:
     make(data / "ancient.jsonl", 365 * 60)
     make(data / "future.jsonl", -30)
     [row] = rows(clean(data, data, *OLD, "--json"))
     assert names(data) == ["future.jsonl"]
     assert row["skipped"][0]["reason"] == "dated in the future"
+
+
+def test_emptied_directories_go_when_asked_for(data: Path) -> None:
+    for folder in ("a/b/c", "a/kept", "empty"):
+        (data / folder).mkdir(parents=True)
+    make(data / "a/b/c/x.jsonl", 400)
+    make(data / "a/kept/x.jsonl", 1)
+    rule(data, 'match = ["*.jsonl"]\nolder_than = "90d"\nremove_empty_dirs = true')
+    assert clean(data).returncode == 0
+    assert sorted(path.name for path in data.rglob("*")) == ["a", "empty", "kept", "x.jsonl"]
+    make(data / "a/kept/x.jsonl", 400)
+    assert clean(data).returncode == 0
+    assert data.is_dir() and [path.name for path in data.rglob("*")] == ["empty"]
 
 
 @pytest.mark.parametrize(

@@ -294,6 +294,16 @@ def test_killed_at_any_point_nothing_is_lost(data: Path, ordered: bool) -> None:
         assert os.listdir(data) == ["a.jsonl"]
 
 
+def test_a_file_is_as_old_as_its_newest_record(data: Path) -> None:
+    (data / "old.jsonl").write_bytes(record(50) + record(40))
+    (data / "mixed.jsonl").write_bytes(record(50) + record(1) + record(50))
+    (data / "unclear.jsonl").write_bytes(record(50) + b"torn\n")
+    (data / "empty.jsonl").write_bytes(b"")
+    row = pruned(data, "--action", "delete", "--age", "records")
+    assert sorted(os.listdir(data)) == ["empty.jsonl", "mixed.jsonl", "unclear.jsonl"]
+    assert "1 lines without a clear time" in row["skipped"][0]["reason"]
+
+
 def test_the_key_of_the_time_can_be_named(data: Path) -> None:
     (data / "a.jsonl").write_bytes(b'{"@timestamp": "2020-01-01T00:00:00Z"}\n' * 3)
     assert pruned(data)["kept_malformed"] == 3

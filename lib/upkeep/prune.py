@@ -128,6 +128,16 @@ def _end_of_old(fd: int, size: int, cutoff: float, time_of: Time) -> int:
     return min(size, inplace.next_line(fd, first)) if first else 0
 
 
+def newest_record(found: Found, name: str) -> float | None:
+    """The newest time inside a file, None for an empty one. Raises OSError, and LeftAloneError for
+    one with a line without a clear time."""
+    with open(found.open(), "rb") as file:
+        cut = scan(file.fileno(), found.info.st_size, float("-inf"), time_reader(name))
+    if cut.malformed:
+        raise LeftAloneError(f"{cut.malformed} lines without a clear time")
+    return cut.newest if found.info.st_size else None
+
+
 def prune(found: Found, cutoff: float, name: str, dry_run: bool) -> Cut:
     """Drop the records of one file from before `cutoff`; `name` is the key of their time. In place
     where that frees something, else by a new file, which needs that nobody writes. Raises

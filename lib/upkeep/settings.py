@@ -367,7 +367,7 @@ class CleanupSettings:
     match: Annotated[tuple[str, ...], some_words, "Globs of files that may go."]
     exclude: Annotated[tuple[str, ...], words, "Globs of files that stay."] = ()
     older_than: Annotated[float | None, duration, "Age from which a file goes."] = None
-    age: Annotated[str, choice("mtime", "name"), "mtime or name."] = "mtime"
+    age: Annotated[str, choice("mtime", "name", "records"), "mtime, name or records."] = "mtime"
     action: Annotated[
         str,
         choice("delete", "compress", "truncate", "prune"),
@@ -380,6 +380,7 @@ class CleanupSettings:
     min_free: Annotated[int | float | None, or_none(free_space), "Least free space."] = None
     min_age: Annotated[float, duration, "max_total and min_free spare younger ones."] = 86400.0
     allow_all: Annotated[bool, flag] = False
+    remove_empty_dirs: Annotated[bool, flag] = False
 
     def __post_init__(self) -> None:
         """Refuse a rule that is too wide to be meant. Raises ValueError."""

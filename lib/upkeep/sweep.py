@@ -35,6 +35,7 @@ class Report:
     ages: Counter[int] = field(default_factory=Counter)
     age_bytes: Counter[int] = field(default_factory=Counter)
     newest: float = 0.0  # mtime of all matched files
+    folders: set[str] = field(default_factory=set)  # where a file was deleted
     refused: str = ""  # why the brake held it back
     unreached: str = ""  # by how much a budget was missed
 
@@ -81,6 +82,7 @@ class Sweep:
     now: float
     stopped: Callable[[], bool]
     dry_run: bool
+    progress: Callable[[Found, Report], None] = lambda found, report: None
     newest: frozenset[str] = frozenset()  # paths that keep_newest protects
     needed_bytes: int = 0  # to be freed for the budgets
     border: float = -math.inf  # the budgets take what is older than this second, ...
@@ -106,6 +108,7 @@ class Sweep:
                     when = self._time_of(found, report)
                     if when is not None:
                         report.count(found, when, self.now)
+                        self.progress(found, report)
                         yield found, when
             except OSError as error:
                 report.trouble(root, error)
@@ -116,8 +119,13 @@ class Sweep:
             report.trouble(found.path, "not a regular file")
         elif rule.age == "mtime" or rule.action == "prune":
             return found.info.st_mtime
-        else:
+        elif rule.age == "name":
             return timestamps.name_date(found.name)
+        else:
+            try:
+                return prune.newest_record(found, rule.timestamp_field)
+            except (LeftAloneError, OSError) as error:
+                report.trouble(found.path, error)
         return None
 
     def prepare(self) -> None:
@@ -226,4 +234,5 @@ class Sweep:
         if not self.dry_run:
             with openfiles.Claim(found):
                 os.unlink(found.name, dir_fd=found.directory)
+            report.folders.add(found.folder)
         return freeable(found)
