@@ -79,7 +79,7 @@ class Family:
 
     def rss(self) -> int:
         """Resident bytes of all members; pages they share count once for each."""
-        return sum(stat.rss_bytes for stat in self.members())
+        return sum(stat.rss_bytes for stat in self.members(sweep=False))
 
     def _identity(self, stat: proc.Stat) -> proc.Identity:
         return proc.Identity(self.main.boot_id, stat.pid, stat.start_ticks)
