@@ -22,11 +22,11 @@ path {{ fill: none; stroke: #1c7ed6; stroke-width: 1.5; }}
 
 def columns(points: Sequence[Point], count: int) -> dict[int, Point]:
     """The highest point of each of `count` equal stretches of time, where there is one."""
-    begin, end = points[0].time, max(point.time for point in points)
+    begin = points[0].time
+    scale = count / max(1.0, max(point.time for point in points) - begin)
     found: dict[int, Point] = {}
     for point in points:
-        index = int((point.time - begin) / max(1.0, end - begin) * count)
-        index = min(count - 1, max(0, index))
+        index = min(count - 1, max(0, int((point.time - begin) * scale)))
         if index not in found or found[index].rss_bytes < point.rss_bytes:
             found[index] = point
     return dict(sorted(found.items()))
