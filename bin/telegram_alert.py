@@ -17,6 +17,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
@@ -31,6 +32,7 @@ EXAMPLES = """\
   telegram_alert.py --resolve db1 "db1 is back"    # one message, if the problem was told
   telegram_alert.py --flush                        # send what waits, from cron
 """
+FILE_MOST_BYTES = 50_000_000
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,6 +46,8 @@ def parser() -> argparse.ArgumentParser:
     add("--title", default="", help="a first line in bold")
     add("--html", dest="style", action="store_const", const="HTML", help="TEXT is Telegram's HTML")
     add("--pre", dest="style", action="store_const", const="pre", help="keep the columns of TEXT")
+    add("--document", metavar="FILE", help="send this file, too, with TEXT as its caption")
+    add("--photo", metavar="FILE", help="the same for a picture")
     add("--chat", metavar="ID[:THREAD]", help="another chat than those in .env")
     add("--level", choices=("info", "warning", "critical"), default="warning", help="info: silent")
     add("--silent", action="store_true", help="make no sound")
@@ -70,6 +74,18 @@ def status(outbox: Outbox, state: Path, now: float) -> dict[str, object]:
     return {**found, "breaker_open_until": until, "holds": {k: v for k, v in ends.items() if v}}
 
 
+def read_file(file: Path, text: str) -> tuple[bytes | None, str]:
+    """The content of `file` and the text; what can't be sent becomes a line of the text."""
+    try:
+        if 0 < file.stat().st_size <= FILE_MOST_BYTES:
+            return file.read_bytes(), text
+        why = "it is empty, or larger than the 50 MB that Telegram takes"
+    except OSError as error:
+        why = error.strerror or ""
+    cli.warn(f"{file}: not sent: {why}")
+    return None, f"{text}\n({file.name} could not be sent: {why})".lstrip()
+
+
 def deliver(options: argparse.Namespace, settings: config.Config, text: str) -> int:
     """Store the message, unless it is a repeat, and send all that waits."""
     from upkeep.alerts import Alerts
@@ -81,6 +97,9 @@ def deliver(options: argparse.Namespace, settings: config.Config, text: str) -> 
         print(text, end="\n" if text else "")
         raise
     chat, thread = parse_chat(options.chat) if options.chat else ("", "")
+    file, attached = options.document or options.photo, None
+    if file:
+        attached, text = read_file(Path(file), text)
     if options.dry_run:
         for each in [text] if text else [letter.text for letter in post.outbox.letters()]:
             print(f"would send to {chat or post.chats}: {options.title} {each}")
@@ -91,21 +110,25 @@ def deliver(options: argparse.Namespace, settings: config.Config, text: str) -> 
     if any(findings.values()):
         return Exit.PROBLEM
     alerts, ttl = Alerts(settings, post), options.ttl or settings.telegram.expire_after
-    alerts.model = Letter(chat, "", thread, style, options.silent or options.check, ttl)
+    alerts.model = Letter(chat, "", thread, style, silent=options.silent or options.check, ttl=ttl)
+    if attached is not None:
+        upload, alerts.attached = "document" if options.document else "photo", attached
+        alerts.model = replace(alerts.model, upload=upload, file_name=Path(file).name)
     if options.key:
         again = options.repeat_after
         again = settings.telegram.repeat_after if again is None else again
         alerts.repeated(options.key, options.title, text, options.level, again)
     elif options.resolve:
         alerts.recovered(options.resolve, options.title, text)
-    elif text:
+    elif text or file:
         alerts.inform(options.title, text, options.level)
-    letters = alerts.written if text else post.outbox.letters()
+    letters = alerts.written if text or file else post.outbox.letters()
     post.flush(options.budget)
     fates = [post.fate(letter) for letter in letters]
     for why in {why for code, why in fates if code}:
         cli.warn(f"not delivered: {why}")
-    return Exit.REFUSED if post.unsafe else max((code for code, _ in fates), default=Exit.DONE)
+    codes = [*(code for code, _ in fates), Exit.PROBLEM if file and attached is None else Exit.DONE]
+    return Exit.REFUSED if post.unsafe else max(codes)
 
 
 @cli.script
@@ -121,9 +144,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return deliver(options, settings, "") if outbox.names() else Exit.DONE
     if options.check:
         return deliver(options, settings, "upkeep sends this to check the way.")
-    from_stdin = options.text in (None, "-")
-    text = message.clean(sys.stdin.buffer.read(4_000_000) if from_stdin else options.text)
-    if not text.strip():
+    file = options.document or options.photo
+    from_stdin = options.text == "-" or (options.text is None and not file)
+    text = message.clean(sys.stdin.buffer.read(4_000_000) if from_stdin else options.text or "")
+    if not text.strip() and not file:
         raise OperatorError("nothing to send: the text is empty", Exit.USAGE)
     return deliver(options, settings, text)
 

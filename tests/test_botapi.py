@@ -78,7 +78,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def post(base: str, seconds: float = 10.0, timeouts: tuple[float, float] = (2.0, 1.0)) -> Verdict:
     content = {"chat_id": "1", "text": "x"}
     end = time.monotonic() + seconds
-    return Call(timeouts, lambda: None).post(f"{base}/bot{TOKEN}/sendMessage", {}, end, content)
+    return Call(timeouts, lambda: None).post(
+        f"{base}/bot{TOKEN}/sendMessage", {}, end, json=content
+    )
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -134,7 +136,9 @@ def test_nothing_leaves_when_the_mark_cannot_be_set() -> None:
 
     with BotApi() as api:
         end = time.monotonic() + 5
-        verdict = Call((1.0, 1.0), refuse).post(f"{api.base}/bot{TOKEN}/sendMessage", {}, end, {})
+        verdict = Call((1.0, 1.0), refuse).post(
+            f"{api.base}/bot{TOKEN}/sendMessage", {}, end, json={}
+        )
     assert verdict.action == "retry"
     assert api.requests == []
 

@@ -23,7 +23,7 @@ def texts(outbox: Outbox) -> list[str]:
 def test_letters_come_back_as_they_were_and_in_order(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
     assert outbox.names() == []
-    first = Letter("-100", "ä\n😀", "7", "bold", True, 60.0)
+    first = Letter("-100", "ä\n😀", "7", "bold", silent=True, ttl=60.0)
     stored = [outbox.put(first, NOW), *(outbox.put(Letter("1", f"{n}"), NOW) for n in range(9))]
     assert outbox.letters() == stored
     assert stored[0].text == first.text

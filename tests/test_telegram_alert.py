@@ -114,6 +114,52 @@ def test_an_exposed_env_file_sends_nothing_and_keeps_the_message(home: Path, con
     assert api.texts[0].startswith("hello\n")
 
 
+def test_a_document_and_a_photo_arrive_with_the_text(home: Path, config: Path) -> None:
+    report, picture = home / "report.csv", home / "chart.png"
+    report.write_bytes(b"a;b\n1;2\n")
+    picture.write_bytes(b"\x89PNG" + bytes(1000))
+    with BotApi() as api:
+        done = alert("today", "--title", "T", "--document", report, config=config, api=api)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert alert("--photo", picture, config=config, api=api).returncode == 0
+        assert alert("long " * 400, "--document", report, config=config, api=api).returncode == 0
+        assert [each["method"] for each in api.sends] == [
+            "sendDocument",
+            "sendPhoto",
+            "sendMessage",
+            "sendDocument",
+        ]
+        assert api.messages[0]["document"] == {"name": "report.csv", "bytes": b"a;b\n1;2\n"}
+        assert api.texts[0].startswith("T\ntoday\n")
+        api.always = "502"
+        assert alert("later", "--document", report, config=config, api=api).returncode == 5
+        report.unlink()
+        api.always = "ok"
+        (home / "var/outbox/breaker.json").unlink()
+        assert alert("--flush", config=config, api=api).returncode == 0
+        assert api.messages[-1]["document"]["bytes"] == b"a;b\n1;2\n"
+    assert [*(home / "var/outbox/new").iterdir()] == []
+
+
+def test_a_file_that_cannot_be_sent_is_told_and_the_text_arrives(home: Path, config: Path) -> None:
+    big = home / "big.log"
+    with big.open("wb") as file:
+        file.truncate(60_000_000)
+    with BotApi() as api:
+        for file, words in ((big, "50 MB"), (home / "none", "No such file")):
+            done = alert("look", "--document", file, config=config, api=api)
+            assert (done.returncode, words in done.stderr) == (1, True)
+    assert [text.startswith("look\n(") for text in api.texts] == [True, True]
+
+
+def test_a_very_long_text_becomes_a_document(config: Path) -> None:
+    text = "zeile äöü\n" * 20_000
+    with BotApi() as api:
+        assert alert("-", config=config, api=api, stdin=text).returncode == 0
+    assert [each["method"] for each in api.sends] == ["sendMessage", "sendDocument"]
+    assert api.messages[1]["document"] == {"name": "message.txt", "bytes": text.encode()}
+
+
 @pytest.mark.parametrize("given", [b"caf\xe9 \x00 \xf0\x9f", "x" * 200_000, "zeile\n" * 40_000])
 def test_any_input_arrives(config: Path, given: str | bytes) -> None:
     with BotApi() as api:

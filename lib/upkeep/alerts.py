@@ -25,6 +25,7 @@ class Alerts:
     def __init__(self, settings: Config, post: Post | None = None) -> None:
         self._settings, self._post = settings, post
         self.model = Letter(style="bold", ttl=settings.telegram.expire_after)
+        self.attached: bytes | None = None
         self.written: list[Letter] = []
 
     def __enter__(self) -> "Alerts":
@@ -73,7 +74,7 @@ class Alerts:
         try:
             self._post = self._post or Post(self._settings)
             letter = replace(self.model, text=text, silent=silent, style=style)
-            self.written += self._post.write(letter)
+            self.written += self._post.write(letter, self.attached)
         except OperatorError as error:
             cli.warn(f"{text} (not sent: {error})")
 

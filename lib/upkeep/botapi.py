@@ -81,8 +81,8 @@ class Call(HTTPAdapter):
         self._maybe_sent = False
         self._verdict: Verdict | None = None
 
-    def post(self, url: str, proxies: dict[str, str], end: float, content: Any) -> Verdict:
-        """POST `content` as JSON to `url`, until `end` (monotonic) at most."""
+    def post(self, url: str, proxies: dict[str, str], end: float, **content: Any) -> Verdict:
+        """POST `content`, keywords of requests, to `url`, until `end` (monotonic) at most."""
         work = threading.Thread(target=self._work, args=(url, proxies, content), daemon=True)
         work.start()
         work.join(max(0.0, end - time.monotonic()))
@@ -110,7 +110,7 @@ class Call(HTTPAdapter):
         conn.ConnectionCls = Connection
 
     def _work(self, url: str, proxies: dict[str, str], content: Any) -> None:
-        options = {"json": content, "allow_redirects": False, "stream": True}
+        options = {"allow_redirects": False, "stream": True, **content}
         try:
             with requests.Session() as session:
                 session.mount("http://", self)

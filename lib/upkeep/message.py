@@ -1,5 +1,6 @@
 """The text of a message: any bytes made readable, and cut into parts that fit."""
 
+CAPTION_MOST = 800  # of 1024
 TEXT_MOST = 3800  # of 4096 UTF-16 units: some stay free for what is added when it is sent
 
 _DROPPED = dict.fromkeys([0x0D, *range(0x2028, 0x202F)])  # the server drops these, too

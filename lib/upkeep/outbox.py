@@ -24,6 +24,8 @@ class Letter:
     text: str = ""
     thread: str = ""
     style: str = ""  # "bold": the first line; "pre", "HTML": all of it
+    upload: str = ""  # "document" or "photo": the file `file_name` goes with it
+    file_name: str = ""
     silent: bool = False
     ttl: float = 0.0
     time: float = 0.0
@@ -34,6 +36,12 @@ class Letter:
     def maybes(self) -> int:
         """How many requests with it may have arrived without an answer."""
         return self.path.name.count(_MAYBE) if self.path else 0
+
+    @property
+    def attachment(self) -> Path:
+        """Where the content of its file lies, beside it."""
+        path = self.path or Path()
+        return path.with_name(f".{path.name.partition('.')[0]}.file")
 
     def age(self, now: float) -> float:
         """Seconds since it was written; 0.0 beyond 30 days: the clock was set in between."""
@@ -56,10 +64,14 @@ class Outbox:
         found = os.listdir(self.new) if self.new.is_dir() else []
         return sorted(name for name in found if not name.startswith("."))
 
-    def put(self, letter: Letter, now: float, name: str = "") -> Letter:
+    def put(
+        self, letter: Letter, now: float, name: str = "", attached: bytes | None = None
+    ) -> Letter:
         """Store `letter` durably, behind all others; only then is it accepted."""
         name = name or f"{time.time_ns():020}-{os.getpid()}-{os.urandom(2).hex()}"
         stored = replace(letter, time=now, path=self.new / f"{name}.json")
+        if attached is not None:
+            files.atomic_write(stored.attachment, attached)
         files.atomic_write(self.new / f"{name}.json", stored.encoded())
         return stored
 
@@ -97,6 +109,7 @@ class Outbox:
                     (self.dead / name).unlink(missing_ok=True)
             if letter.path:
                 letter.path.unlink(missing_ok=True)
+                letter.attachment.unlink(missing_ok=True)
 
     def tidy(self, now: float) -> None:
         """Give up what is too old, too much or unanswered, silent ones first. The chat is told."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 import os
 import random
 import re
@@ -50,11 +51,12 @@ def choose(waiting: list[Letter], now: float, alone: bool) -> list[Letter]:
     """What goes out as one message: the first letter, of a backlog as many as fit to one chat."""
     first = waiting[0]
     same = [each for each in waiting if (each.chat, each.thread) == (first.chat, first.thread)]
+    same = list(itertools.takewhile(lambda each: not each.upload, same))
     if alone or (len(same) < BACKLOG_LETTERS and first.age(now) < BACKLOG_SECONDS):
         return [first]
     sizes = itertools.accumulate(message.units(each.text) + 40 for each in same)
     fitting = sum(size <= message.TEXT_MOST for size in sizes)
-    return same[: max(fitting, 1)]
+    return same[:fitting] or [first]
 
 
 def compose(batch: list[Letter], now: float) -> dict[str, Any]:
@@ -113,21 +115,30 @@ class Post:
         self._end = time.monotonic() + self._settings.budget
         self._why, self._alone = "the time of this run was used up", 0
 
-    def write(self, model: Letter) -> list[Letter]:
-        """Store letters like `model`, one for each chat and part; without a disk, send them."""
-        written, parts = [], message.split(model.text)
+    def write(self, model: Letter, attached: bytes | None = None) -> list[Letter]:
+        """Store letters like `model`, one for each chat and part; without a disk, send them.
+
+        The content of its file goes with the last; a very long text is such a file itself.
+        """
+        written, parts = [], message.split(model.text) or [""] * (attached is not None)
         if len(parts) > 1 and model.style == "HTML":  # a cut could go through a tag
             model = replace(model, style="")
-        if len(parts) > 4:
-            parts = [f"{parts[0]}\n[... of {len(model.text)} characters ...]", parts[-1]]
+        if len(parts) > 4 and attached is None:
+            attached, parts = model.text.encode(), parts[:1]
+            model = replace(model, upload="document", file_name="message.txt")
+        if attached is not None and message.units(parts[-1]) > message.CAPTION_MOST:
+            parts.append("")
         for chat, thread in [(model.chat, model.thread)] if model.chat else self.chats:
-            for part in parts:
-                style = model.style if part is parts[0] or model.style == "pre" else ""
+            for number, part in enumerate(parts, 1):
+                style = model.style if number == 1 or model.style == "pre" else ""
                 letter = replace(model, chat=chat, thread=thread, text=part, style=style)
+                file = attached if number == len(parts) else None
+                letter.upload = model.upload if file is not None else ""
                 try:
-                    written.append(self.outbox.put(letter, self._clock()))
+                    written.append(self.outbox.put(letter, self._clock(), "", file))
                 except OSError as error:
                     cli.warn(f"{self._state}: {error.strerror}; the message is sent directly")
+                    letter.upload = ""
                     written.append(replace(letter, why=self._try([letter]).why))
         return written
 
@@ -194,7 +205,11 @@ class Post:
         tries = maybes = 0
         while True:
             content = {**compose(batch, self._clock()), **changes}
-            verdict = self._ask("sendMessage", content, batch)
+            verdict = (
+                self._upload(content, batch)
+                if batch[0].upload
+                else self._ask("sendMessage", content, batch)
+            )
             action, _, seconds, change = verdict
             if action not in ("maybe", "delivered"):
                 self.outbox.mark(batch, maybe=False)
@@ -210,14 +225,29 @@ class Post:
                 return verdict._replace(action="refused") if action == "change" else verdict
             time.sleep(pause)
 
-    def _ask(self, method: str, content: dict[str, Any], batch: Sequence[Letter] = ()) -> Any:
+    def _upload(self, content: dict[str, Any], batch: list[Letter]) -> Any:
+        """Send the file of the only letter in `batch`, with its text as the caption."""
+        content["caption"], letter = content.pop("text"), batch[0]
+        content["caption_entities"] = json.dumps(content.pop("entities", []) or [])
+        del content["link_preview_options"]
+        file = {letter.upload: (letter.file_name, letter.attachment.read_bytes())}
+        return self._ask(f"send{letter.upload.title()}", content, batch, file)
+
+    def _ask(
+        self,
+        method: str,
+        content: dict[str, Any],
+        batch: Sequence[Letter] = (),
+        file: dict[str, tuple[str, bytes]] | None = None,
+    ) -> Any:
         cli.require("requests")
         from upkeep import botapi
 
         timeouts = (self._settings.connect_timeout, self._settings.timeout)
         content = {key: value for key, value in content.items() if value}
         call = botapi.Call(timeouts, lambda: self.outbox.mark(batch, maybe=True))
-        return call.post(self._url + method, self._proxies, self._end, content)
+        fields = {"data": content, "files": file} if file else {"json": content}
+        return call.post(self._url + method, self._proxies, self._end, **fields)
 
     def fate(self, letter: Letter) -> tuple[Exit, str]:
         """What became of `letter`: 0 delivered, 5 it waits, 1 it was refused; and why."""
