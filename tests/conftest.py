@@ -56,7 +56,8 @@ def _kill_all_that_mention(text: str) -> None:
             continue
         try:
             known = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-            if needle in known or os.readlink(entry / "cwd").startswith(text):
+            links = (os.readlink(entry / name) for name in ("cwd", "fd/1"))  # fd/1: its log
+            if needle in known or any(link.startswith(text) for link in links):
                 os.kill(int(entry.name), signal.SIGKILL)
         except OSError:
             continue

@@ -26,7 +26,9 @@ def _failing(home: Path, env: dict[str, str]) -> dict[str, str]:
 
 @pytest.fixture
 def place(home: Path) -> Path:
-    (home / "upkeep.toml").write_text('[task.sleeper]\ncommand = "sleep 600"\nverify = 0\n')
+    (home / "upkeep.toml").write_text(
+        f'[task.sleeper]\ncommand = "sleep 600"\nverify = 0\ncwd = "{home}"\n'
+    )
     return home
 
 

@@ -97,7 +97,7 @@ def test_every_line_is_verified_in_the_environment_of_cron(host: Machine) -> Non
 @pytest.mark.skipif(not shutil.which("faketime"), reason="needs faketime")
 def test_the_installed_lines_are_run_by_cron(home: Path) -> None:
     with cron_machine.machine(home / "machine") as host:
-        task = '[task.sleeper]\ncommand = "sleep 600"\nverify = 0\n'
+        task = f'[task.sleeper]\ncommand = "sleep 600"\nverify = 0\ncwd = "{home}"\n'
         (home / "upkeep.toml").write_text(task)
         with host.cron():
             assert _install(host, "--only", "cron").returncode == 0
@@ -310,7 +310,9 @@ def test_purge_removes_the_state_and_keeps_the_configuration(host: Machine) -> N
 
 def test_purge_keeps_the_state_of_a_task_that_runs(host: Machine) -> None:
     home = host.place.parent
-    (home / "upkeep.toml").write_text('[task.sleeper]\ncommand = "sleep 600"\nverify = 0\n')
+    (home / "upkeep.toml").write_text(
+        f'[task.sleeper]\ncommand = "sleep 600"\nverify = 0\ncwd = "{home}"\n'
+    )
     words = ("--config", home / "upkeep.toml", "sleeper")
     assert host.run(sys.executable, ROOT / "bin/restart.py", *words).returncode == 0
     result = _install(host, "--uninstall", "--purge")

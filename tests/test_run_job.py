@@ -492,8 +492,9 @@ def test_restart_of_a_job_at_its_time_limit_keeps_the_program(place: Place) -> N
         "import ctypes, sys, time; libc = ctypes.CDLL(None); libc.clearenv(); time.sleep(600)"
     )
     place.config.write_text(
-        "[task.one]\ncommand = 'sleep 600'\nverify = 0\n"
+        f"[task.one]\ncommand = 'sleep 600'\nverify = 0\ncwd = '{place.home}'\n"
         f"[task.two]\ncommand = ['python3', '-c', '{overwritten}']\nverify = 0\n"
+        f"cwd = '{place.home}'\n"
     )
     restart = f"{sys.executable} {ROOT}/bin/restart.py --config {place.config} one two"
     words = ("--timeout", "6s", "--grace", "1s", "--", "sh", "-c", f"{restart}; sleep 600")
