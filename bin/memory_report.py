@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Report the memory of this host and of its programs; the first line is the verdict.
 
-usage: memory_report.py [--since 3d] [--top N] [--json | --html FILE | --export FILE] [--telegram]
+usage: memory_report.py [--since 3d] [--top N] [--json | --html FILE | --export FILE]
+                        [--telegram [--attach]] [--history FILE]
 
     PROBLEM: trader.py: leak, 38 MiB a day, at its limit in 3 d 10 h
     available 1.1 GiB, limit 2.0 GiB (host), stalled 0.0 % of a minute
@@ -10,7 +11,6 @@ usage: memory_report.py [--since 3d] [--top N] [--json | --html FILE | --export 
     PROGRAM         N      RSS  24H  TREND   LAST
     trader.py       1  167 MiB    0  leak    ▃▄▄▅▅▆▆▇▇█
     shop:app        5  142 MiB    0  steady  ▇▇▇▇▇▇▆▇█▇
-    PSS known for 61 of 73 processes
     disk /: 24 GiB used, 78 GiB free, full in 61 days
 
 exit codes: 0 reported, whatever was found; 1 something could not be read or written; 2 usage or
@@ -25,6 +25,7 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
@@ -57,6 +58,7 @@ def parser() -> ArgumentParser:
     kinds.add_argument("--export", metavar="FILE", help="write the history, for --history")
     made.add_argument("--refresh", type=cli.duration, metavar="D", help="the page reloads itself")
     made.add_argument("--telegram", action="store_true", help="send the report")
+    made.add_argument("--attach", action="store_true", help="send the page with it")
     cli.add_dry_run(made)
     made.add_argument("--history", metavar="FILE", help="judge this history, not this host's")
     made.add_argument("--proc-root", metavar="DIR", default="/proc", help="read DIR, not /proc")
@@ -72,14 +74,9 @@ def read_records(settings: Config, seconds: float, now: Row) -> tuple[list[Row],
     except OSError as error:
         cli.warn(f"{error.filename}: {error.strerror}: the report is without a history")
         return [], {key: [] for key in WINDOWS}, False
-    warn_of(skipped, str(settings.state / "memory"))
-    return past, events, True
-
-
-def warn_of(skipped: int, where: str) -> None:
-    """Say that lines were left out."""
     if skipped:
-        cli.warn(f"{where}: {skipped} lines are no samples: left out")
+        cli.warn(f"{settings.state / 'memory'}: {skipped} lines are no samples: left out")
+    return past, events, True
 
 
 def gather(settings: Config, options: Namespace) -> tuple[Row, Series, list[str]]:
@@ -178,7 +175,8 @@ def read_history(file: str) -> Series:
         found, skipped = samples.parse(sys.stdin.buffer if file == "-" else open(file, "rb"))
     except OSError as error:
         raise OperatorError(f"{file}: cannot be read: {error.strerror}") from None
-    warn_of(skipped, file)
+    if skipped:
+        cli.warn(f"{file}: {skipped} lines are no samples: left out")
     return found
 
 
@@ -246,22 +244,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.html = options.export = options.telegram = None
     found, series, wrong = gather(settings, options)
     shown = render(found, series, wrong, settings.host, top)
+    rows = {row["name"]: row["limit_bytes"] or 0.0 for row in found["programs"][:top]}
+    charts = {name: (series.get(name, []), limit) for name, limit in rows.items()}
+    html = page.render(shown, charts, options.refresh) if options.html or options.attach else ""
     if options.json:
         cli.print_json(found)
     elif options.export:
         write(options.export, "".join(f"{line}\n" for line in samples.export(series)))
     elif options.html:
-        rows = {row["name"]: row["limit_bytes"] or 0.0 for row in found["programs"][:top]}
-        charts = {name: (series.get(name, []), limit) for name, limit in rows.items()}
-        write(options.html, page.render(shown, charts, options.refresh))
+        write(options.html, html)
     elif not options.telegram:
         print(shown)
     if options.telegram:
         from upkeep.alerts import Alerts
 
         with Alerts(settings) as alerts:
-            first, rest = shown.split("\n", 1)
-            alerts.inform(first, rest, kind="pre")
+            if options.attach:
+                alerts.attached = html.encode("utf-8", "backslashreplace")
+                alerts.model = replace(alerts.model, upload="document", file_name="memory.html")
+            alerts.inform(shown, kind="pre")
     return Exit.DONE if found["history_read"] else Exit.PROBLEM
 
 

@@ -317,3 +317,14 @@ def test_restarts_are_those_that_pm2_counts_where_it_runs() -> None:
         shutil.rmtree(home)
     rows = {row["name"]: row for row in json.loads(result.stdout)["programs"]}
     assert rows["collector.js"]["restarts_by_pm2"] == 2
+
+
+def test_the_page_goes_with_the_message_when_asked(home: Path, fake: FakeProc) -> None:
+    fill(home, fake)
+    with BotApi() as api:
+        (home / "upkeep.toml").write_text("")
+        options = ("--config", home / "upkeep.toml", "--proc-root", fake.root)
+        result = run_script("memory_report", *options, "--telegram", "--attach", env=api.env)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert any("PROBLEM: server.js" in text for text in api.texts)
+        assert [each["method"] for each in api.sends][-1] == "sendDocument"
