@@ -145,8 +145,9 @@ def prune(found: Found, cutoff: float, name: str, dry_run: bool) -> Cut:
     size, time_of, fd = found.info.st_size, time_reader(name), None
     with open(found.open(), "rb") as file:
         whole = file.fileno()
-        cut = scan(whole, _end_of_old(whole, size, cutoff, time_of), cutoff, time_of)
-        if cut.newest >= cutoff:  # not in order
+        stop = _end_of_old(whole, size, cutoff, time_of)
+        cut = scan(whole, stop, cutoff, time_of)
+        if stop < size and cut.newest >= cutoff:  # it is not in order
             cut = scan(whole, size, cutoff, time_of)
     if not cut.records:
         return cut

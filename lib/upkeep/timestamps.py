@@ -29,9 +29,12 @@ def record_time(value: object) -> float | None:
         if not _NUMBER.fullmatch(value):
             return _text_time(value)
         value = float(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1e9 <= value < 1e20:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 1e9:
         return None
-    return next(value / unit for limit, unit in _UNITS if value < limit)
+    for limit, unit in _UNITS:
+        if value < limit:
+            return value / unit
+    return None
 
 
 def _text_time(text: str) -> float | None:
