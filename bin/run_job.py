@@ -115,6 +115,14 @@ def left_behind() -> set[proc.Identity]:
     return {each for pid in mine if (each := proc.identify(pid))}
 
 
+def send(process: proc.Identity, number: int) -> None:
+    """Send a signal to this very process, if that is allowed."""
+    if (pidfd := proc.open_process(process)) is not None:
+        with contextlib.suppress(PermissionError):
+            proc.send_signal(pidfd, number)
+        os.close(pidfd)
+
+
 def end_all(grace: float) -> None:
     """TERM to all that is left, KILL after `grace` seconds; to what was started meanwhile too."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})  # see it through
@@ -122,10 +130,7 @@ def end_all(grace: float) -> None:
         deadline, told = time.monotonic() + seconds, set[proc.Identity]()
         while (left := left_behind()) and time.monotonic() < deadline:
             for each in left - told:
-                if (pidfd := proc.open_process(each)) is not None:
-                    with contextlib.suppress(PermissionError):
-                        proc.send_signal(pidfd, number)
-                    os.close(pidfd)
+                send(each, number)
             told |= left
             time.sleep(files.LOCK_POLL_SECONDS)
 

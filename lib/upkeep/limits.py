@@ -44,17 +44,11 @@ def _memory(members: list[proc.Stat], most: int | None) -> str | None:
     """When the sum of the RSS is over, the PSS (which counts shared pages once) decides."""
     size, kind = sum(stat.rss_bytes for stat in members), "RSS"
     if most is not None and size > most and len(members) > 1:
-        size, kind = sum(map(_pss, members)), f"PSS of {len(members)} processes"
+        size = sum(proc.pss_bytes(stat.pid) or stat.rss_bytes for stat in members)
+        kind = f"PSS of {len(members)} processes"
     if most is None or size <= most:
         return None
     return f"{kind} {units.format_size(size)} > {units.format_size(most)}"
-
-
-def _pss(stat: proc.Stat) -> int:
-    for line in proc.read_file(f"/proc/{stat.pid}/smaps_rollup").splitlines():
-        if line.startswith(b"Pss:"):
-            return int(line.split()[1]) * 1024
-    return stat.rss_bytes
 
 
 def _descriptors(members: list[proc.Stat], most: int | None) -> str | None:

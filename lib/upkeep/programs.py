@@ -13,7 +13,7 @@ from upkeep import proc, text
 from upkeep.config import Config
 from upkeep.proc import Stat
 
-PSS_MAX_RSS = 1 << 29  # reading smaps_rollup stops the process, for about 11 ms per GiB
+PSS_MAX_RSS = 1 << 29  # reading it stops the process, see proc.pss_bytes
 PSS_SECONDS, PSS_PROCESSES = 0.05, 60  # that is asked at most
 _INTERPRETER = re.compile(r"(python|pypy|node|ruby|perl|php|java|[bdkz]?a?sh)(js|[\d.]*)")
 _VALUED = ("-W", "-X", "-r", "-o", "-cp", "-classpath", "--require", "--import")  # and a word
@@ -131,10 +131,5 @@ def read_details(programs: Iterable[Program], root: str) -> None:
         with contextlib.suppress(OSError, TypeError):
             program.fds = sum(len(os.listdir(f"{root}/{pid}/fd")) for pid in program.pids)
             if max(program.pids.values(), default=0) <= PSS_MAX_RSS:
-                program.pss_bytes = sum(_pss(pid, root) for pid in program.pids)
-
-
-def _pss(pid: int, root: str) -> int:
-    """Its own pages and its part of shared ones. Only the exact key counts: Pss_Anon is a part."""
-    with open(f"{root}/{pid}/smaps_rollup", "rb") as file:
-        return int(re.search(rb"(?m)^Pss: +(\d+) kB$", file.read())[1]) << 10  # type: ignore[index]
+                sizes = [proc.pss_bytes(pid, root) for pid in program.pids]
+                program.pss_bytes = None if None in sizes else sum(filter(None, sizes))
