@@ -34,11 +34,14 @@ EXAMPLES = """  restart.py trader                       # a fresh copy, now
 
 def restart(known: Task, options: Namespace) -> Result:
     """Restart one task as the options want it. Raises OperatorError and OSError."""
-    if options.all and (known.record.down or "given_up" in known.record.trouble):
+    conditions = (options.if_rss_above, options.if_older_than)
+    asked_for = not (options.all or options.when_quiet or options.if_leaking)
+    asked_for &= conditions == (None, None)
+    if not asked_for and (known.record.down or "given_up" in known.record.trouble):
         return Result(known.name, "not_needed", detail="stopped on purpose, or given up")
     alive, reason = known.running(), options.reason
     stat = proc.read_stat(alive.pid) if alive else None
-    size, age = options.if_rss_above, options.if_older_than
+    size, age = conditions
     if stat and (size is not None or age is not None or options.if_leaking):
         asked = TaskSettings(
             known.name, command_words("-"), max_rss=size, max_rss_samples=1, max_age=age

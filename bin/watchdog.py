@@ -51,7 +51,8 @@ def step_for_dead(known: Task, why: str, died: int) -> Step:
     if record.down:
         return "", "stopped on purpose"
     if "given_up" in known.record.trouble:
-        cooled = history.age(record.trouble["given_up"]) >= known.settings.crash_cooldown
+        age = history.age(record.trouble["given_up"])  # below 0: by a wrong clock
+        cooled = not 0 <= age < known.settings.crash_cooldown
         return ("probe", "tried again") if cooled else ("", "given up")
     if record.pid and (record.boot_id != proc.boot_id() or "interrupted" in why):
         return "boot" if record.boot_id != proc.boot_id() else "restart", why
@@ -86,6 +87,8 @@ def step_for_running(known: Task, stat: proc.Stat, table: limits.Table) -> Step:
 
 def look_after(known: Task, table: limits.Table, dry_run: bool) -> Result:
     """Decide what one task needs, and do it. Raises OperatorError and OSError."""
+    if known.record.down and known.record.stopping:
+        return control.stop(known, dry_run)
     before, alive = str(known.record), known.running()
     stat = proc.read_stat(alive.pid) if alive else None
     if stat:

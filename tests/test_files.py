@@ -176,3 +176,24 @@ def test_what_belongs_to_another_user_is_named(tmp_path: Path) -> None:
 def test_wait_until_reports_the_last_result() -> None:
     with pytest.raises(AssertionError, match="still gave 0"):
         wait_until(lambda: 0, timeout=0.05)
+
+
+def test_a_laid_out_fifo_does_not_hang_a_write(tmp_path: Path) -> None:
+    """Whoever may write in the directory must not be able to guess the temporary name."""
+    path, names = tmp_path / "x.pid", set()
+    for _ in range(3):
+        temporary = files.stage(path, b"1\n")
+        names.add(temporary.name)
+        files.discard(temporary)
+        os.mkfifo(temporary)
+    assert len(names) == 3
+
+
+@pytest.mark.parametrize("kind", ["link", "directory", "fifo"])
+def test_what_is_no_file_is_set_aside(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.json"
+    made = {"link": lambda: path.symlink_to("y"), "directory": path.mkdir}
+    made.get(kind, lambda: os.mkfifo(path))()
+    assert files.read_state(path) == {} and not os.path.lexists(path)
+    assert len(list(tmp_path.glob("x.json.corrupt-*"))) == 1
+    files.set_aside.clear()

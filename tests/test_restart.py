@@ -277,9 +277,17 @@ def test_conditions_decide_whether_it_restarts(house: House) -> None:
     assert row[0]["outcome"] == "restarted" and "> 1" in row[0]["reason"]
     row = house.rows("restart", "trader", "--if-older-than", "0.01s", code=0)
     assert row[0]["outcome"] == "restarted" and "age" in row[0]["reason"]
-    house.run("stop", "trader")
+    kill(house.pid("trader"))
     row = house.rows("restart", "trader", "--if-rss-above", "4G", code=0)
     assert row[0]["outcome"] == "started"
+
+
+@pytest.mark.parametrize("condition", ["--if-rss-above=1G", "--if-older-than=1d", "--when-quiet"])
+def test_a_condition_never_starts_what_was_stopped_on_purpose(house: House, condition: str) -> None:
+    house.start("trader")
+    house.run("stop", "trader")
+    assert house.rows("restart", "trader", condition, code=0)[0]["outcome"] == "not_needed"
+    assert house.copies("trader") == []
 
 
 def test_when_quiet_leaves_a_mark_that_the_watchdog_honours(house: House) -> None:
@@ -498,3 +506,64 @@ def write_trend(house: House, name: str, pid: int) -> None:
     (house.state / "memory").mkdir(mode=0o700, exist_ok=True)
     file = house.state / "memory" / f"{time.strftime('%Y-%m-%d')}.jsonl"
     file.write_text("\n".join(rows) + "\n")
+
+
+@pytest.mark.parametrize("name", ["line", "pid", "n", "_", "PATH"])
+def test_every_variable_reaches_the_program(house: House, home: Path, name: str) -> None:
+    """Also one that the shell which waits for the command could have used itself."""
+    house.task("vars", worker("--print-environment"), env={name: "mine", "PLACE": str(home)})
+    house.rows("restart", "vars", code=0)
+    about = json.loads(wait_until(lambda: house.log("vars")).splitlines()[0])
+    assert about["env"][name] == "mine"
+
+
+def test_a_variable_that_cannot_be_passed_on_is_refused(house: House, home: Path) -> None:
+    (home / "secrets").write_text("API.KEY=1\n")
+    house.task("trader", env_file=home / "secrets")
+    result = house.run("restart", "trader")
+    assert result.returncode == 2 and "API.KEY" in result.stderr and house.copies("trader") == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+class TestAnotherUser:
+    """What the user of a task lays out must not lead root astray."""
+
+    @pytest.fixture
+    def theirs(self, home: Path) -> Path:
+        for each in (home, *home.parents[:3]):
+            if each.stat().st_uid == 0 and each != Path("/tmp"):
+                each.chmod(0o711)
+        place = home / "theirs"
+        place.mkdir()
+        os.chown(place, 65534, 65534)
+        return place
+
+    def test_the_check_has_the_rights_and_variables_of_the_task(
+        self, house: House, theirs: Path
+    ) -> None:
+        script = "(id -un; id -Gn; pwd; env) > out"
+        keys = {"user": "nobody", "cwd": theirs, "env": {"PLACE": str(theirs)}}
+        house.task("web", ["sleep", "1000"], ready={"command": ["sh", "-c", script]}, **keys)
+        result = house.run("restart", "web", env={"TELEGRAM_CHAT_ID": "77"})
+        assert result.returncode == 0, result.stderr
+        lines = (theirs / "out").read_text().splitlines()
+        assert lines[:3] == ["nobody", "nogroup", str(theirs)]
+        assert f"PLACE={theirs}" in lines and "TELEGRAM_CHAT_ID=77" not in lines
+
+    def test_links_are_followed_only_with_the_rights_of_the_task(
+        self, house: House, theirs: Path, home: Path
+    ) -> None:
+        (home / "secret").write_text("KEY=secret\n")
+        (home / "secret").chmod(0o600)
+        (theirs / "env").symlink_to(home / "secret")
+        os.chown(theirs / "env", 65534, 65534, follow_symlinks=False)
+        (theirs / "logs").symlink_to(house.state)
+        os.chown(theirs / "logs", 65534, 65534, follow_symlinks=False)
+        for keys in ({"env_file": theirs / "env"}, {"log": theirs / "logs" / "new.log"}):
+            house.task("web", ["sleep", "1000"], user="nobody", **keys)
+            result = house.run("restart", "web")
+            assert result.returncode != 0 and "ermission denied" in result.stderr, result.stderr
+        assert not (house.state / "new.log").exists()
+        house.task("web", ["sleep", "1000"], user="nobody", log=theirs / "own.log")
+        assert house.run("restart", "web").returncode == 0
+        assert (theirs / "own.log").stat().st_uid == 65534

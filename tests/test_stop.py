@@ -1,11 +1,16 @@
 """stop.py: ends a task, and lets it stay down."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.helpers import is_running
-from tests.helpers.house import House
+from tests.helpers import ROOT, is_running, wait_until
+from tests.helpers.house import House, worker
 
 
 @pytest.fixture
@@ -68,3 +73,43 @@ def test_the_stop_signal_is_the_tasks_own(house: House, home: Path) -> None:
     house.start("odd")
     row = house.rows("stop", "odd", code=0)[0]
     assert "got it" in house.log("odd") and not row["killed"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_an_interrupted_stop_is_finished_by_the_next_tick(house: House, number: int) -> None:
+    house.task("slow", worker("--ignore", "TERM"), stop_timeout=1)
+    pid = house.start("slow")
+    environment = {**os.environ, "UPKEEP_CONFIG": str(house.config)}
+    script = ROOT / "bin" / "stop.py"
+    caller = subprocess.Popen([sys.executable, script, "slow"], env=environment)
+    wait_until(lambda: house.record("slow")["down"])
+    caller.send_signal(number)
+    caller.wait()
+    assert is_running(pid)
+    for _ in range(2):
+        assert house.rows("watchdog", "slow", code=0)[0]["outcome"] == "stopped"
+    assert house.copies("slow") == [] and house.rows("status", "slow")[0]["state"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"pid": 10**21},
+        {"pid": -5},
+        {"log_start": -1},
+        {"started": {"time": "x"}},
+        {"due": {"wait": "long"}},
+        {"trouble": {"given_up": {}}},
+        {"trouble": {"given_up": 7}},
+        {"command": [1, 2]},
+        {"counts": {"x": "y"}},
+    ],
+)
+def test_a_record_that_cannot_be_ours_is_set_aside(house: House, values: dict[str, Any]) -> None:
+    pid = house.start("trader")
+    house.change_record("trader", **values)
+    result = house.run("watchdog")
+    assert result.returncode == 0 and "set aside" in result.stderr
+    assert "Traceback" not in result.stderr and house.copies("trader") == [pid]
+    assert house.record("trader")["pid"] == pid
+    assert house.run("watchdog").stderr == ""

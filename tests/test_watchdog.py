@@ -1,5 +1,6 @@
 """watchdog.py: brings back the dead and says why they died, and gives up on what keeps dying."""
 
+import json
 import os
 import shutil
 import signal
@@ -224,3 +225,18 @@ def test_linger_reacts_at_once_and_ends(house: House) -> None:
     assert lingering.poll() is None
     assert lingering.wait(60) == 0
     assert len(house.copies("trader")) == 1
+
+
+def test_a_wrong_clock_of_an_earlier_boot_blocks_nothing(house: House) -> None:
+    """Deaths of the future are not recent, and a breaker that opens in the future is over."""
+    house.task("trader", crash_limit=2)
+    future = {"time": time.time() + 9e6, "boot_id": "earlier", "uptime": 1.0}
+    kill(house.start("trader"))
+    lines = [json.dumps({**future, "task": "trader", "event": "death"})] * 5
+    with open(house.state / "restarts.jsonl", "a") as file:
+        file.write("\n".join(lines) + "\n")
+    assert house.rows("watchdog", code=0)[0]["outcome"] == "started"
+    kill(house.pid("trader"))
+    trouble = {"tripped": True, "given_up": future}
+    house.change_record("trader", pid=0, trouble=trouble)
+    assert house.rows("watchdog")[0]["outcome"] == "started"

@@ -99,14 +99,18 @@ def stop(task: Task, dry_run: bool) -> Result:
         return Result(task.name, "planned", plan=_plan_of_stop(task, old))
     result = Result(task.name, "stopped" if old else "not_needed", reason=BY_HAND)
     was_down = known.down
-    if not was_down or known.due or known.trouble:
-        known.down, known.due, known.trouble = True, {}, {}
+    if old or not was_down or known.due or known.trouble:
+        known.down, known.due, known.trouble, known.stopping = True, {}, {}, BY_HAND
         task.save()
     if task.settings.manager != "upkeep":
         manager.tell(task.settings, "stop")
     _end(task, old, result)
     if pidfile.plain_pid(task.settings.pid_file) == (known.pid or None):
         files.discard(task.settings.pid_file)
+    if known.stopping:  # until here, the next tick of the watchdog finishes an interrupted stop
+        known.stopping = ""
+        with contextlib.suppress(OSError):
+            task.save()
     if old or not was_down:
         result.facts["event"] = "stop"
         remember(task, result)

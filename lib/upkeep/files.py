@@ -3,12 +3,11 @@
 import contextlib
 import errno
 import fcntl
-import itertools
 import json
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from upkeep.errors import Exit, OperatorError
 
 LOCK_POLL_SECONDS = 0.02
 
-_staged = itertools.count()
 set_aside: list[Path] = []  # damaged state files that this run moved away, for `cli` to report
 
 
@@ -50,8 +48,9 @@ def stage(path: Path, data: bytes, mode: int = 0o600) -> Path:
     From then on a full disk can't keep `publish` from working. Raises OSError.
     """
     make_directory(path.parent)
-    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}-{next(_staged)}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    # Whoever may write here too can't know the name and so lay a FIFO or a link in its place.
+    temporary = path.with_name(f".{path.name[:200]}.{os.urandom(8).hex()}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(temporary, flags, mode)
     try:
         with os.fdopen(fd, "wb") as file:
@@ -137,21 +136,24 @@ def read_small(path: Path, most_bytes: int) -> bytes:
         return file.read(most_bytes)
 
 
-def read_state(path: Path) -> dict[str, Any]:
+def read_state(path: Path, fits: Callable[[dict[str, Any]], bool] | None = None) -> dict[str, Any]:
     """The JSON object in `path`; {} when there is none.
 
-    A torn or foreign file is moved to `<name>.corrupt-<time>`, counts as empty and is listed in
-    `set_aside`, so that it is reported once. Raises OSError when it can't be read or moved.
+    What is torn, no file, or not what `fits` says yes to is moved to `<name>.corrupt-<time>`,
+    counts as empty and is listed in `set_aside`, so that it is reported once.
+    Raises OSError when it can't be read or moved.
     """
+    value = None
     try:
-        data = read_small(path, 64 << 20)
+        value = json.loads(read_small(path, 64 << 20))
     except FileNotFoundError:
         return {}
-    try:
-        value = json.loads(data)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EINVAL, errno.ENXIO):  # a link, a FIFO, ...
+            raise
     except (ValueError, RecursionError):
-        value = None
-    if isinstance(value, dict):
+        pass
+    if isinstance(value, dict) and (fits is None or fits(value)):
         return value
     damaged = path.with_name(f"{path.name}.corrupt-{int(time.time())}")
     os.rename(path, damaged)

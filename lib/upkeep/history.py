@@ -18,6 +18,7 @@ FILE = "restarts.jsonl"
 Event = dict[str, Any]
 
 _BLOCK_BYTES = 1 << 16
+_CLOCK_SLACK_SECONDS = 60.0
 
 
 def record(state: Path, event: Event, now: float) -> None:
@@ -34,6 +35,12 @@ def record(state: Path, event: Event, now: float) -> None:
 def stamp(now: float) -> Event:
     """A moment that survives a stepped clock: the wall clock, and the time since which boot."""
     return {"time": round(now, 3), "boot_id": proc.boot_id(), "uptime": round(proc.uptime(), 3)}
+
+
+def is_stamp(value: object) -> bool:
+    """Whether `value`, read from a file, can be a stamp of ours."""
+    kinds = {"time": float, "boot_id": str, "uptime": float}
+    return isinstance(value, dict) and all(type(value.get(k)) is t for k, t in kinds.items())
 
 
 def age(moment: Event, here: Event | None = None) -> float:
@@ -76,9 +83,10 @@ def since(state: Path, seconds: float, here: Event | None = None) -> list[Event]
     """Events of the last `seconds` before `here` (a stamp; now), oldest first."""
     here, found = here or stamp(time.time()), []
     for event in newest_first(state):
-        if age(event, here) > seconds:
+        if (old := age(event, here)) > seconds:
             break
-        found.append(event)
+        if old >= -_CLOCK_SLACK_SECONDS:  # else it comes from a wrong clock of an earlier boot
+            found.append(event)
     return found[::-1]
 
 

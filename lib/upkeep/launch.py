@@ -29,20 +29,22 @@ from upkeep.settings import TaskSettings
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 UNSTARTED = "unstarted"
 _EXEC_SECONDS = 2.0
-_BEFORE = (["upkeep-recorder"], ["setsid"], ["systemd-run"])  # what the process is until then
+_TOOLS = Path("/usr/bin")  # the task's PATH need not lead there
+_BEFORE = (["upkeep-recorder"], [f"{_TOOLS}/setsid"], [f"{_TOOLS}/systemd-run"])  # until then
 _RECORDER_SECONDS = 0.2  # how long after a program's end its recorder may take to write
 
 # Descriptors: 1 the log, 3 the PID, 4 the command, 5 the exit status. The traps are empty commands,
-# not ignored signals, so that the child gets the default actions back.
+# not ignored signals, so that the child gets the default actions back. The task's variables are in
+# its environment already: its own must have names that no task uses.
 _RECORDER = """trap : HUP INT TERM
-n='
+upkeep_newline='
 '
 (
-read -r pid _ </proc/self/stat
-echo "$pid" >&3
-IFS= read -r line <&4 || { echo "$1 unstarted" >&5; exit; }
+read -r upkeep_pid upkeep_line </proc/self/stat
+echo "$upkeep_pid" >&3
+IFS= read -r upkeep_line <&4 || { echo "$1 unstarted" >&5; exit; }
 exec 2>&1 3>&- 4<&- 5>&-
-eval "$line"
+eval "$upkeep_line"
 )
 echo "$1 $?" >&5
 """
@@ -96,12 +98,14 @@ def environment(config: Config, task: TaskSettings) -> dict[str, str]:
         from dotenv import dotenv_values
 
         try:
-            with open(task.env_file, encoding="utf-8") as file:
+            with _rights_for(task, task.env_file), open(task.env_file, encoding="utf-8") as file:
                 values |= dotenv_values(stream=file, interpolate=False)
         except (OSError, UnicodeDecodeError) as error:
             raise _fault(task, f"env_file: {error}") from None
         if task.env_file.resolve() == config.env_file.resolve():
             values.pop("TELEGRAM_BOT_TOKEN", None)  # the token is upkeep's, not the task's
+    for odd in (name for name in values if not (name.isascii() and name.isidentifier())):
+        raise _fault(task, f"env_file: no shell passes on a variable of this name: {odd!r}")
     return {name: value for name, value in {**values, **task.env}.items() if value is not None}
 
 
@@ -110,12 +114,13 @@ def prepared(config: Config, task: TaskSettings, nonce: str) -> Iterator[Prepare
     """A process that needs only its command to be the task, and the stack of what else is undone
     at the end of the block; unused, it ends there. Raises OperatorError and OSError."""
     variables, status = environment(config, task), config.state / "tasks" / f"{task.name}.next"
-    for directory in (task.log.parent, status.parent):
-        files.make_directory(directory)
+    files.make_directory(status.parent)
     files.discard(status)
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     with contextlib.ExitStack() as stack:
-        log = os.open(task.log, flags | os.O_APPEND | os.O_NONBLOCK, 0o600)
+        with _rights_for(task, task.log):
+            files.make_directory(task.log.parent)
+            log = os.open(task.log, flags | os.O_APPEND | os.O_NONBLOCK, 0o600)
         end = os.open(status, flags | os.O_EXCL, 0o600)
         os.pwrite(end, b" " * 64, 0)  # so that a full disk can't keep the status out later
         stack.callback(files.discard, status)
@@ -170,10 +175,36 @@ def _take_rights(task: TaskSettings) -> None:
     os.setpriority(os.PRIO_PROCESS, 0, task.nice or os.getpriority(os.PRIO_PROCESS, 0))
     for name, value in task.limits.items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name.upper()}"), (value, value))
-    if os.geteuid() == 0 and not in_scope(task):
+    if not in_scope(task):
+        become(account, group)
+
+
+def become(account: pwd.struct_passwd, group: int) -> None:
+    """Give up root's rights, if this process has them, for those of `account`."""
+    if os.geteuid() == 0:
         os.initgroups(account.pw_name, group)
         os.setgid(group)
         os.setuid(account.pw_uid)
+
+
+@contextlib.contextmanager
+def _rights_for(task: TaskSettings, path: Path) -> Iterator[None]:
+    """Where somebody else could have laid `path`, look at it only with the task's own rights."""
+    account, group = user_of(task)
+    laid = (each.lstat().st_uid for each in (path, *path.parents) if os.path.lexists(each))
+    if os.geteuid() or not (set(laid) - {0} or files.writable_by_others(path)):
+        yield
+        return
+    groups, own = os.getgroups(), os.getegid()
+    os.initgroups(account.pw_name, group)
+    os.setegid(group)
+    os.seteuid(account.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(own)
+        os.setgroups(groups)
 
 
 def _require_program(task: TaskSettings, path: str) -> None:
@@ -196,11 +227,13 @@ def _command(task: TaskSettings, tag: str) -> str:
     if in_scope(task):  # systemd-run needs root, its program does not; the PID stays
         account, group = user_of(task)
         ids = [f"--reuid={account.pw_uid}", f"--regid={group}", "--init-groups", "--"]
-        user = ["setpriv", *ids] if os.geteuid() == 0 else []
-        words = ["systemd-run", "--scope", "--quiet", "--collect", "--", *user, *words]
-    quoted = (shlex.quote(word).replace("\n", "'\"$n\"'") for word in words)
+        user = [f"{_TOOLS}/setpriv", *ids] if os.geteuid() == 0 else []
+        words = [f"{_TOOLS}/systemd-run", "--scope", "--quiet", "--collect", "--", *user, *words]
+    quoted = (shlex.quote(word).replace("\n", "'\"$upkeep_newline\"'") for word in words)
     unset = "" if "PWD" in task.env else "unset PWD; "
-    return f"{unset}export UPKEEP_TASK={shlex.quote(tag)}; exec setsid {' '.join(quoted)}\n"
+    return (
+        f"{unset}export UPKEEP_TASK={shlex.quote(tag)}; exec {_TOOLS}/setsid {' '.join(quoted)}\n"
+    )
 
 
 def in_scope(task: TaskSettings) -> bool:

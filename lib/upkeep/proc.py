@@ -17,6 +17,7 @@ from typing import NamedTuple
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 DEAD_STATES = "ZXx"
+PID_LIMIT = 1 << 22  # the kernel gives out none above it
 
 
 class Identity(NamedTuple):
@@ -65,7 +66,7 @@ def pid_max() -> int:
     try:
         return int(Path("/proc/sys/kernel/pid_max").read_text("ascii"))
     except (OSError, ValueError):
-        return 1 << 22
+        return PID_LIMIT
 
 
 def read_stat(pid: int, root: str = "/proc") -> Stat | None:

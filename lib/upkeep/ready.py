@@ -8,7 +8,7 @@ import contextlib
 import re
 import time
 
-from upkeep import files, units
+from upkeep import files, launch, units
 from upkeep.launch import Waiting
 from upkeep.settings import Ready
 from upkeep.task import Task
@@ -53,7 +53,7 @@ def unmet(task: Task, ready: Ready) -> str | None:
     since = task.record.started["time"] - 1  # a second is allowed for coarse file times
     if ready.file and not (ready.file.exists() and ready.file.stat().st_mtime >= since):
         return f"{ready.file} was not written"
-    return _command_fails(ready.command, ready.timeout) if ready.command else None
+    return _command_fails(task, ready) if ready.command else None
 
 
 def _listens(pid: int, host: str, port: int) -> bool:
@@ -67,10 +67,19 @@ def _listens(pid: int, host: str, port: int) -> bool:
     return False
 
 
-def _command_fails(command: tuple[str, ...], seconds: float) -> str | None:
-    """Why the check `command` does not say yes; timeout(1) ends it with its group."""
+def _command_fails(task: Task, ready: Ready) -> str | None:
+    """Why the check does not say yes; it has the task's rights, and timeout(1) ends its group."""
     import subprocess
 
-    null, bounded = subprocess.DEVNULL, ["timeout", "--signal=KILL", f"{seconds:f}", *command]
-    done = subprocess.run(bounded, stdin=null, stdout=null, stderr=null, check=False)
-    return f"{command[0]} said {done.returncode}" if done.returncode else None
+    null, (account, group) = subprocess.DEVNULL, launch.user_of(task.settings)
+    done = subprocess.run(
+        ["/usr/bin/timeout", "--signal=KILL", f"{ready.timeout:f}", *ready.command],
+        stdin=null,
+        stdout=null,
+        stderr=null,
+        env=launch.environment(task.config, task.settings),
+        cwd=task.settings.cwd,
+        preexec_fn=lambda: launch.become(account, group),
+        check=False,
+    )
+    return f"{ready.command[0]} said {done.returncode}" if done.returncode else None

@@ -158,11 +158,30 @@ def load(config: Config, name: str) -> Task:
 
 
 def _read(config: Config, name: str) -> Record | None:
-    """The record, without values of a wrong type; None when there is none."""
-    stored = files.read_state(config.state / "tasks" / f"{name}.json")
+    """The record; None when there is none, or one that can't be ours."""
+    stored = files.read_state(config.state / "tasks" / f"{name}.json", _fits)
     usual = dataclasses.asdict(Record())
-    fitting = {key: stored[key] for key in usual if type(stored.get(key)) is type(usual[key])}
-    return Record(**fitting) if stored else None
+    return Record(**{key: stored[key] for key in usual if key in stored}) if stored else None
+
+
+def _fits(stored: dict[str, Any]) -> bool:
+    """Whether all values have the types and ranges that a record of ours has."""
+    usual = dataclasses.asdict(Record())
+    known = {key: stored.get(key, value) for key, value in usual.items()}
+    if any(type(known[key]) is not type(value) for key, value in usual.items()):
+        return False
+    due, trouble = known["due"], known["trouble"]
+    moments = [known["started"], due, trouble.get("given_up", {})]
+    counted = [*known["counts"].values(), *known["over"].values()]
+    return (
+        all(type(each) is int for each in counted)
+        and all(isinstance(each, str) for each in known["command"])
+        and all(value >= 0 for value in known.values() if type(value) is int)
+        and known["pid"] <= proc.PID_LIMIT
+        and all(each == {} or history.is_stamp(each) for each in moments)
+        and (not due or (isinstance(due.get("wait"), float) and isinstance(due.get("reason"), str)))
+        and trouble.get("given_up") != {}
+    )
 
 
 def recorded_names(config: Config) -> list[str]:
