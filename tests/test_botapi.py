@@ -153,7 +153,14 @@ def test_nothing_leaves_when_the_mark_cannot_be_set() -> None:
         (200, b'{"ok":', "maybe", 0),
         (429, b'{"ok":false,"parameters":{"retry_after":6775}}', "wait", 6775),
         (429, b'{"ok":false}', "wait", 60),
-        (429, b'{"ok":false,"parameters":{"retry_after":-3}}', "wait", 1),
+        (429, b'{"ok":false,"parameters":{"retry_after":-3}}', "wait", 60),
+        (
+            429,
+            b'{"ok":false,"parameters":{"retry_after":' + b"1" * 400 + b"}}",
+            "wait",
+            111_111_111,
+        ),
+        (429, b"<html>", "wait", 3600),
         (429, b'{"ok":false,"parameters":{"retry_after":"x"}}', "wait", 60),
         (429, b'{"ok":false,"parameters":[1]}', "wait", 60),
         (400, b'{"ok":false}', "refused", 0),
@@ -162,7 +169,7 @@ def test_nothing_leaves_when_the_mark_cannot_be_set() -> None:
     ],
 )
 def test_odd_answers(status: int, body: bytes, action: str, seconds: float) -> None:
-    verdict = judge(status, body)
+    verdict = judge(status, body, "3600" if b"html" in body else "")
     assert (verdict.action, verdict.seconds) == (action, seconds)
 
 

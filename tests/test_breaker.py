@@ -37,9 +37,24 @@ def test_an_end_beyond_two_days_is_a_wrong_clock(tmp_path: Path) -> None:
     assert Breaker(file).open_until(NOW - 10 * 365 * 86400) == 0.0
 
 
+def test_a_longer_pause_lasts_two_days(tmp_path: Path) -> None:
+    for now in (NOW, NOW + 0.1234567):
+        Breaker(tmp_path / "b.json").failed(now, "x", 1e9)
+        assert Breaker(tmp_path / "b.json").open_until(now) == now + 48 * 3600.0
+
+
+ODD = (
+    {"api": {"until": "x"}},
+    {"api": {"until": NOW + 100}},
+    {"api": {"until": 1.0, "why": "x", "fails": "x"}},
+    {"api": {"until": float("nan"), "why": "x", "fails": 1}},
+    {"api": {"until": 1e300, "why": "x", "fails": True}},
+)
+
+
 def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
     file = tmp_path / "b.json"
-    for content in ("{", "[]", json.dumps({"api": 5}), json.dumps({"api": {"until": "x"}})):
+    for content in ("{", "[]", json.dumps({"api": 5}), *map(json.dumps, ODD)):
         file.write_text(content)
         breaker = Breaker(file)
         assert breaker.open_until(NOW) == 0.0

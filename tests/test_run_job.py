@@ -343,6 +343,14 @@ def test_a_session_number_that_was_given_out_again_is_no_run(place: Place) -> No
         other.wait()
 
 
+def test_an_env_file_that_cannot_be_read_changes_no_exit_status(place: Place) -> None:
+    (place.home / ".env").write_bytes(b"X=\xff\n")
+    (place.home / ".env").chmod(0o600)
+    done = place.run("job", "--", "sh", "-c", "exit 9")
+    assert (done.returncode, "Traceback" in done.stderr) == (9, False)
+    assert "cannot be read" in done.stderr and "exit status 9" in done.stderr
+
+
 def test_one_alert_and_one_recovery_for_every_outage(place: Place) -> None:
     """Thirty runs with three outages; Telegram is down while the second one begins and ends."""
     plan = "..FFF....F.FFFFF....ff.FFF...."

@@ -140,6 +140,17 @@ def test_a_rate_limit_is_kept_across_processes_and_never_shortened(home: Path, a
     assert Post(settings(home)).outbox.names() == []
 
 
+@pytest.mark.parametrize("fault", ["429:172801", f"429:{10**300}", "429_html"])
+def test_a_limit_beyond_all_measure_is_asked_once(home: Path, api: BotApi, fault: str) -> None:
+    api.always = fault
+    post = Post(settings(home))
+    letters = [post.write(Letter("", text))[0] for text in "xyz"]
+    post.flush()
+    Post(settings(home)).flush()
+    assert len(api.requests) == 1
+    assert {post.fate(each)[0] for each in letters} == {Exit.LATER}
+
+
 def test_a_short_rate_limit_is_waited_for_and_costs_no_try(home: Path, api: BotApi) -> None:
     api.script(*["429:1"] * 4)
     post = Post(settings(home))

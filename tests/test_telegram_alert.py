@@ -216,6 +216,7 @@ def test_an_empty_flush_imports_nothing_that_is_slow(config: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "code", "words"),
     [
+        (b"X=\xff\n", 2, "cannot be read"),
         (b"TELEGRAM_BOT_TOKEN=1:a\xff", 2, "cannot be read"),
         (b"TELEGRAM_CHAT_ID=5", 2, "TELEGRAM_BOT_TOKEN is not set"),
         (b"TELEGRAM_BOT_TOKEN=1:abcdefgh", 2, "TELEGRAM_CHAT_ID is not set"),
@@ -236,15 +237,25 @@ def test_secrets_that_are_none(
 
 
 @pytest.mark.parametrize("name", ["alerts.json", "outbox/breaker.json"])
-def test_foreign_state_is_no_obstacle(home: Path, config: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"api": {"until": "x", "fails": "y", "why": 3}, "4242": [], "k": {"since": "x"}},
+        {"api": {"until": time.time() + 100}, "k": {"since": 1.0, "count": 1}},
+        {"api": {"until": 1.0, "fails": "x"}, "k": {"since": "a", "told": "b", "count": "c"}},
+        {"k": {"since": 1e300, "told": float("nan"), "count": 1}},
+    ],
+)
+def test_foreign_state_is_no_obstacle(
+    home: Path, config: Path, name: str, state: dict[str, object]
+) -> None:
     (home / "var/outbox").mkdir(parents=True)
-    odd = {"until": "x", "fails": "y", "why": 3}
-    state = {"api": odd, "4242": [], "k": {"since": "x", "told": "y", "count": "z"}}
     (home / "var" / name).write_text(json.dumps(state))
     with BotApi() as api:
         api.script("502", "502", "502")
         done = alert("--key", "k", "hello", "--budget", "9", config=config, api=api)
         assert (done.returncode, "Traceback" in done.stderr) == (5, False)
+        assert done.stderr.count("set aside") == 1
     assert len(waiting(home)) == 1
 
 

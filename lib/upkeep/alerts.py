@@ -15,6 +15,8 @@ from upkeep.errors import OperatorError
 from upkeep.outbox import Letter
 from upkeep.telegram import Post
 
+EPISODES = files.records_of({"since": float, "told": float, "count": int})
+
 
 class Alerts:
     """Use it with `with` around a script's work, outside of any lock; leaving it delivers.
@@ -86,9 +88,7 @@ class Alerts:
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError, OperatorError):
                 stack.enter_context(lock)
-                stored = files.read_state(file).items()
-                dicts = ((key, value) for key, value in stored if isinstance(value, dict))
-                episodes = {k: v for k, v in dicts if {*map(type, v.values())} == {float, int}}
+                episodes = files.read_state(file, EPISODES)
             before = repr(episodes)
             yield episodes
             if repr(episodes) != before:

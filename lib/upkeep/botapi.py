@@ -39,26 +39,28 @@ class Verdict(NamedTuple):
     change: dict[str, str] = {}  # noqa: RUF012
 
 
-def judge(status: int, answer: bytes) -> Verdict:
+def judge(status: int, answer: bytes, retry_after: str = "") -> Verdict:
     """Classify an HTTP answer (core.telegram.org/bots/api#making-requests). Only JSON with "ok" is
-    the API's own word: proxies and captive portals answer, too."""
+    the API's own word: proxies and captive portals answer, too, with a header `retry_after`."""
     if status >= 500:  # a gateway that gave up waiting may hide a delivery
         return Verdict("maybe" if status == 504 else "retry", f"the server failed (HTTP {status})")
     try:
         body = json.loads(answer)
     except (ValueError, RecursionError):
         body = None
+    if status == 429 and not isinstance(body, dict):
+        return Verdict("wait", "HTTP 429 from a gateway", _hold(retry_after))
     if not isinstance(body, dict) or ("result" not in body and body.get("ok") is not False):
         torn = status == 200 and answer.lstrip()[:1] == b"{"
         action = "maybe" if torn else "stop" if status // 100 == 3 else "retry"
         return Verdict(action, f"HTTP {status} from something that is not the Bot API")
     details = body["parameters"] if isinstance(body.get("parameters"), dict) else {}
-    seconds, moved = details.get("retry_after"), details.get("migrate_to_chat_id")
+    moved = details.get("migrate_to_chat_id")
     why = text.printable(str(body.get("description")))
     if body.get("ok"):
         return Verdict("delivered")
     if status == 429:
-        return Verdict("wait", why, max(float(seconds), 1.0) if type(seconds) is int else 60.0)
+        return Verdict("wait", why, _hold(details.get("retry_after", retry_after)))
     if status in (401, 404):
         return Verdict("token", f"the token was refused ({why})")
     if moved:
@@ -68,6 +70,12 @@ def judge(status: int, answer: bytes) -> Verdict:
         return Verdict("change", why, change=dict.fromkeys(fields, ""))
     lost = status == 403 or "chat not found" in why or "not enough rights" in why
     return Verdict("chat" if lost else "refused", why)
+
+
+def _hold(value: object) -> float:
+    """The server's word on how many seconds to wait; a minute where it is none."""
+    digits = str(value)[:9]
+    return max(float(digits), 1.0) if digits.isdecimal() else 60.0
 
 
 class Call(HTTPAdapter):
@@ -118,7 +126,9 @@ class Call(HTTPAdapter):
                 session.proxies.update(proxies)
                 response = session.post(url, timeout=self._timeouts, **options)
                 body = response.raw.read(1 << 20, decode_content=True)
-            self._verdict = judge(response.status_code, body)
+            self._verdict = judge(
+                response.status_code, body, response.headers.get("Retry-After", "")
+            )
         except Exception as error:  # whatever it is, its text may hold the token
             told = f"{type(error).__name__} {error!r}".lower()
             trouble = next(words for needle, words in _TROUBLES.items() if needle in told)

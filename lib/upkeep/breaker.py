@@ -7,6 +7,9 @@ from typing import Any
 
 from upkeep import files
 
+MOST_SECONDS = 48 * 3600.0
+RECORDS = files.records_of({"until": float, "why": str, "fails": int})
+
 
 class Breaker:
     """Whether a service may be asked, or several in one file, by `name`. Times are Unix seconds.
@@ -19,20 +22,19 @@ class Breaker:
         self._path = path
         self.records: dict[str, Any] = {}
         with contextlib.suppress(OSError):
-            stored = files.read_state(path).items()
-            self.records = {name: record for name, record in stored if isinstance(record, dict)}
+            self.records = files.read_state(path, RECORDS)
 
     def open_until(self, now: float, name: str = "api") -> float:
         """Until when not to ask; 0.0: now. An end beyond 48 h comes from a wrong clock."""
-        until = self.records.get(name, {}).get("until")
-        return until if isinstance(until, float) and 0 < until - now <= 48 * 3600.0 else 0.0
+        until = self.records[name]["until"] if name in self.records else 0.0
+        return until if 0 < until - now < MOST_SECONDS + 1 else 0.0
 
     def failed(self, now: float, why: str, pause: float = 0.0, name: str = "api") -> None:
         """Count a failure; `pause` in seconds replaces the doubling one."""
-        fails = self.records.get(name, {}).get("fails")
-        fails = fails + 1 if isinstance(fails, int) else 1
+        fails = self.records[name]["fails"] + 1 if name in self.records else 1
         doubled = min(600.0, 30.0 * 2.0 ** min(fails - 1, 9)) * random.uniform(0.8, 1.2)
-        self.records[name] = {"until": now + (pause or doubled), "why": why, "fails": fails}
+        until = now + min(pause or doubled, MOST_SECONDS)
+        self.records[name] = {"until": until, "why": why, "fails": fails}
         self._write()
 
     def succeeded(self, name: str = "api") -> None:

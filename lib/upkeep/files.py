@@ -161,6 +161,22 @@ def read_state(path: Path, fits: Callable[[dict[str, Any]], bool] | None = None)
     return {}
 
 
+def records_of(shape: dict[str, type]) -> Callable[[dict[str, Any]], bool]:
+    """A check for `read_state`: every value is an object with just these keys and types, and no
+    number in it is below 0 or beyond 1e11, where no Unix time can be."""
+
+    def fits(value: Any) -> bool:
+        whole = (
+            isinstance(value, dict) and {key: type(each) for key, each in value.items()} == shape
+        )
+        numbers = (
+            [each for each in value.values() if isinstance(each, (int, float))] if whole else []
+        )
+        return whole and all(0 <= each < 1e11 for each in numbers)
+
+    return lambda value: all(map(fits, value.values()))
+
+
 def write_state(path: Path, value: dict[str, Any]) -> None:
     """Store `value` as JSON, durable and atomic. Raises OSError."""
     atomic_write(path, state_text(value))

@@ -3,6 +3,7 @@
 ".maybe" is added to a name right before a request, so that a kill can't hide a delivery.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -82,13 +83,17 @@ class Outbox:
     def _read(self, path: Path) -> Letter | None:
         try:
             letter = Letter(**json.loads(files.read_small(path, 100_000)), path=path)
-            if any(type(letter.__dict__[key]) is not kind for key, kind in _TYPES.items()):
+            whole = all(type(letter.__dict__[key]) is kind for key, kind in _TYPES.items())
+            if not whole or not 0 <= letter.time < 1e11:  # where no Unix time can be
+                raise ValueError
+            if letter.upload and not letter.attachment.is_file():
                 raise ValueError
         except FileNotFoundError:  # delivered or given up by another process
             return None
         except (OSError, ValueError, TypeError, RecursionError):
             files.make_directory(self.dead)
-            files.set_aside.append(path.rename(self.dead / path.name))
+            with contextlib.suppress(FileNotFoundError):
+                files.set_aside.append(path.rename(self.dead / path.name))
             return None
         return letter
 

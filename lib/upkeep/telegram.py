@@ -25,12 +25,12 @@ BACKLOG_SECONDS = 600.0
 
 def secrets(file: Path) -> tuple[dict[str, str], str]:
     """The environment over what stands in .env, and why others may know that; "": they can't."""
-    if not file.is_file():
-        return dict(os.environ), ""
-    cli.require("dotenv")
-    from dotenv import dotenv_values
-
     try:
+        if not file.is_file():
+            return dict(os.environ), ""
+        cli.require("dotenv")
+        from dotenv import dotenv_values
+
         stored = {k: v for k, v in dotenv_values(file, interpolate=False).items() if v}
     except (OSError, UnicodeError) as error:
         raise OperatorError(f"{file}: cannot be read: {error}", Exit.USAGE) from None
@@ -113,6 +113,7 @@ class Post:
         self.outbox = Outbox(settings.state / "outbox")
         self.breaker = Breaker(settings.state / "outbox/breaker.json")
         self._end = time.monotonic() + self._settings.budget
+        self._skipped: set[str] = set()  # chats that this run offers nothing more
         self._why, self._alone = "the time of this run was used up", 0
 
     def write(self, model: Letter, attached: bytes | None = None) -> list[Letter]:
@@ -150,6 +151,7 @@ class Post:
                 raise OperatorError(self.unsafe)
             with files.lock(self._state / "lock/outbox.lock", 2.0, "another sender"):
                 self.breaker = Breaker(self._state / "outbox/breaker.json")
+                self._skipped.clear()
                 self.outbox.tidy(self._clock())
                 self._probe()
                 while time.monotonic() < self._end and (batch := self._next()):
@@ -174,7 +176,8 @@ class Post:
                 self.breaker.failed(self._clock(), why, seconds)
 
     def _next(self) -> list[Letter]:
-        waiting = [each for each in self.outbox.letters() if not self._held(each.chat)]
+        found = [each for each in self.outbox.letters() if each.chat not in self._skipped]
+        waiting = [each for each in found if not self._held(each.chat)]
         self._alone -= self._alone > 0
         return choose(waiting, self._clock(), self._alone > 0) if waiting else []
 
@@ -190,6 +193,8 @@ class Post:
             self._alone = len(batch)
         elif action in ("delivered", "chat", "refused"):
             self.outbox.end(batch, why)
+        if action not in ("delivered", "refused"):
+            self._skipped.add(chat)
         for name in (API, self._bot, chat) if action == "delivered" else ():
             self.breaker.succeeded(name)
         if time.monotonic() >= self._end and action in ("retry", "maybe"):

@@ -214,6 +214,7 @@ SIMPLE = {
     "502": _response(502, HTML_502, "text/html"),
     "503": _response(503, HTML_502, "text/html"),
     "504": _response(504, HTML_502, "text/html"),
+    "429_html": _response(429, HTML_502, "text/html", "Retry-After: 3600\r\n"),
     "portal": _response(200, PORTAL, "text/html"),
     "portal_404": _response(404, PORTAL, "text/html"),
     "empty": _response(200, b""),
