@@ -111,7 +111,7 @@ def sweep(work: Sweep, args: argparse.Namespace, memory: dict[str, Any]) -> Repo
     if work.rule.remove_empty_dirs:
         remove_empty(work.roots, report.folders)
     missing = work.needed_bytes - report.counts["freed_bytes"]
-    if missing > 0 and not work.stopped():
+    if work.needed_bytes and missing > 0 and not work.stopped():
         report.unreached = f"{units.format_size(missing)} more than the budget cannot be freed"
     return report
 

@@ -1,4 +1,5 @@
 import gzip
+import json
 import os
 import random
 import signal
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, wait_until
 from tests.test_cleanup import clean, data, make, names, rows, writer
 
 __all__ = ["data", "writer"]
@@ -40,6 +41,12 @@ def test_a_time_before_1970_is_kept_too(data: Path) -> None:
     before = (data / "a.log").stat().st_mtime_ns
     assert clean(data, data, *COMPRESS).returncode == 0
     assert (data / "a.log.gz").stat().st_mtime_ns == before < 0
+
+
+def test_what_cannot_be_made_smaller_misses_no_budget(data: Path) -> None:
+    make(data / "a.log", 100, random.Random(1).randbytes(1 << 20))
+    [row] = rows(clean(data, data, *COMPRESS, "--json"))
+    assert (row["outcome"], row["reason"], names(data)) == ("done", "", ["a.log.gz"])
 
 
 def test_no_archive_is_written_over(data: Path) -> None:
@@ -103,3 +110,22 @@ def test_killed_at_any_point_nothing_is_lost(data: Path) -> None:
         assert names(data) == ["a.log.gz"]
         assert gzip.open(data / "a.log.gz").read() == TEXT * 10
         (data / "a.log.gz").unlink()
+
+
+def start(data: Path, *args: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, ROOT / "bin/cleanup.py", "--config", data.parent / "upkeep.toml"]
+    return subprocess.Popen([*command, data, *args], text=True, stdout=subprocess.PIPE)
+
+
+def test_a_new_file_that_takes_the_name_meanwhile_stays(data: Path) -> None:
+    make(data / "a.log", 100, random.Random(1).randbytes(60 << 20))
+    size = (data / "a.log").stat().st_size
+    with start(data, *COMPRESS, "--json") as process:
+        wait_until((data / ".a.log.upkeep-tmp").exists, interval=0.001)
+        os.rename(data / "a.log", data / "a.log.1")  # as log rotation does
+        (data / "a.log").write_bytes(b"precious")
+        out, _ = process.communicate()
+    [row] = json.loads(out)["results"]
+    assert process.returncode == 0 and row["skipped"][0]["reason"] == "changed meanwhile"
+    assert (data / "a.log").read_bytes() == b"precious"
+    assert names(data) == ["a.log", "a.log.1"] and (data / "a.log.1").stat().st_size == size

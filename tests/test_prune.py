@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import HELPERS, ROOT, run_script, wait_until
-from upkeep import prune
+from tests.helpers import HELPERS, ROOT, run_script, wait_until, wait_until
+from upkeep import openfiles, prune, tree
 
 DAY = 86400.0
 NOW = time.time()
@@ -305,6 +305,39 @@ def test_a_file_is_as_old_as_its_newest_record(data: Path) -> None:
     row = pruned(data, "--action", "delete", "--age", "records")
     assert sorted(os.listdir(data)) == ["empty.jsonl", "mixed.jsonl", "unclear.jsonl"]
     assert "1 lines without a clear time" in row["skipped"][0]["reason"]
+
+
+def test_a_file_that_gets_a_record_while_it_is_read_is_not_deleted(data: Path) -> None:
+    path = data / "a.jsonl"
+    path.write_bytes(b"".join(record(50, pad="x" * 20) for _ in range(300_000)))
+    command = [
+        sys.executable, ROOT / "bin/cleanup.py", "--config", data.parent / "upkeep.toml", data,
+        "--match", "*.jsonl", "--older-than", "30d", "--age", "records", "--force",
+    ]  # fmt: skip
+
+    def reads() -> bool:
+        links = Path(f"/proc/{process.pid}/fd").iterdir()
+        return any(os.path.realpath(link) == str(path) for link in links)
+
+    with subprocess.Popen(command) as process:
+        wait_until(reads, interval=0.001)
+        with open(path, "ab") as file:
+            file.write(record(0))
+    assert process.returncode == 0 and path.read_bytes().endswith(record(0))
+
+
+@pytest.mark.parametrize("change", ["replaced", "gone"])
+def test_a_claim_holds_for_the_name_too(data: Path, change: str) -> None:
+    path = data / "a.jsonl"
+    path.write_bytes(record(50))
+    for found in tree.walk(str(data), lambda *_: True, print, lambda: False):
+        with openfiles.Claim(found) as claim:
+            claim.check()
+            path.rename(data.parent / "moved")
+            if change == "replaced":
+                path.write_bytes(record(50))
+            with pytest.raises(openfiles.LeftAloneError, match="meanwhile"):
+                claim.check()
 
 
 def test_the_key_of_the_time_can_be_named(data: Path) -> None:

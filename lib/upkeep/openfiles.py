@@ -72,7 +72,7 @@ class Claim:
     it waits, where leases work. Raises LeftAloneError and OSError."""
 
     def __init__(self, found: Found) -> None:
-        self._info, self.fd = found.info, found.open()
+        self._found, self.fd = found, found.open()
         self._leased = lease(self.fd)
         others = [] if self._leased else writers(found.info, 0.0)
         if others or self._leased is False:
@@ -86,9 +86,18 @@ class Claim:
         os.close(self.fd)
 
     def check(self) -> None:
-        """Raise LeftAloneError when the file was changed, or somebody waits to open it."""
-        now, then = os.fstat(self.fd), self._info
-        if (now.st_ino, now.st_size, now.st_mtime) != (then.st_ino, then.st_size, then.st_mtime):
+        """Raise LeftAloneError when the name stands for another file by now, the file was changed,
+        or somebody waits to open it. To be called directly before the name is taken away."""
+        found = self._found
+        try:
+            now = os.stat(found.name, dir_fd=found.directory, follow_symlinks=False)
+        except FileNotFoundError:
+            raise LeftAloneError("gone meanwhile") from None
+        then = found.info
+        if not os.path.samestat(now, then) or (now.st_size, now.st_mtime_ns) != (
+            then.st_size,
+            then.st_mtime_ns,
+        ):
             raise LeftAloneError("changed meanwhile")
         if self._leased and fcntl.fcntl(self.fd, fcntl.F_GETLEASE) == fcntl.F_UNLCK:
             raise LeftAloneError("another program opens it for writing")

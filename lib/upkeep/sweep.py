@@ -232,7 +232,8 @@ class Sweep:
             report.counts["pruned_records"] += cut.records
             return cut.size
         if not self.dry_run:
-            with openfiles.Claim(found):
+            with openfiles.Claim(found) as claim:
+                claim.check()
                 os.unlink(found.name, dir_fd=found.directory)
             report.folders.add(found.folder)
         return freeable(found)
