@@ -66,7 +66,11 @@ def parser() -> argparse.ArgumentParser:
 
 def chosen_rules(args: argparse.Namespace, settings: config.Config) -> list[CleanupSettings]:
     """The rule that the options describe, or those of upkeep.toml. Raises OperatorError."""
-    given = {name: getattr(args, name) for name in ("paths", *RULE_KEYS) if getattr(args, name)}
+    options = {name: getattr(args, name) for name in ("paths", *RULE_KEYS)}
+    given = {name: value for name, value in options.items() if value not in (None, [])}
+    for name in (name for name, value in given.items() if value == ""):  # never a limit dropped
+        option = name.replace("_", "-")
+        raise OperatorError(f'--{option}: expected a value, got ""', Exit.USAGE)
     rules = settings.cleanups
     if given:
         rules = config.parse({"cleanup": {"command-line": given}}, Path("command line")).cleanups

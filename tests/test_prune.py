@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import HELPERS, ROOT, run_script, wait_until, wait_until
+from tests.helpers import HELPERS, ROOT, run_script, wait_until
 from upkeep import openfiles, prune, tree
 
 DAY = 86400.0

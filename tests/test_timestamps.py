@@ -43,14 +43,16 @@ def test_a_text_without_a_zone_is_local_time(value: str) -> None:
 def test_a_doubt_counts_as_the_later_time() -> None:
     cet = record_time("2024-03-19 09:48:10.687 CET")
     assert cet is not None and AT <= cet <= AT + 14 * 3600
-    day = record_time("2024-03-19")
-    assert day == dt.datetime(2024, 3, 20).timestamp()
+    for day in ("2024-03-19", "20240319"):
+        assert record_time(day) == dt.datetime(2024, 3, 20).timestamp()
+    assert record_time("2024-W12") == dt.datetime(2024, 3, 25).timestamp()
 
 
 @pytest.mark.parametrize(
     "value",
     [
-        None, True, [], {}, "", "x", 0, 5, 86400, -1, 20240319, 1e30, "1e9", "٣" * 10,
+        None, True, [], {}, "", "x", 0, 5, 86400, -1, 20240319, 202611201345, "202611201345",
+        1e30, "1e9", "٣" * 10,
         float("nan"), float("inf"), "2021-24-02", "2021-02-31", "2024-03-19T25:00:00",
         "2024/03/19 08:48:10", "19/Mar/2024:08:48:10 +0000", "2024-03-19 08:48:10 X1",
         "9" * 400, "2024-03-19T08:48:10.687+99:00",
@@ -73,6 +75,19 @@ def test_a_naive_time_in_the_hour_that_comes_twice_is_the_later_one(
         assert record_time("2024-10-27T02:30:00") == late
         # the day had 25 hours
         assert name_date("20241027") == dt.datetime(2024, 10, 27, 23, tzinfo=dt.UTC).timestamp()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_day_that_ends_at_a_midnight_that_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    monkeypatch.setenv("TZ", "America/Santiago")
+    time.tzset()
+    try:  # the clock went from 2026-09-05 24:00 (-04) to 2026-09-06 01:00 (-03)
+        end = dt.datetime(2026, 9, 6, 4, tzinfo=dt.UTC).timestamp()
+        assert name_date("x-2026-09-05.log") == record_time("2026-09-05") == end
     finally:
         monkeypatch.undo()
         time.tzset()

@@ -16,7 +16,7 @@ def name_date(name: str) -> float | None:
     for year, _, month, day in NAME_DATE.findall(name):
         try:
             midnight = datetime(int(year), int(month), int(day)) + timedelta(days=1)
-            ends.append(midnight.replace(fold=1).timestamp())
+            ends.append(_latest(midnight))
         except (ValueError, OverflowError):
             continue
     return max(ends, default=None)
@@ -29,12 +29,17 @@ def record_time(value: object) -> float | None:
         if not _NUMBER.fullmatch(value):
             return _text_time(value)
         value = float(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 1e9:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     for limit, unit in _UNITS:
         if value < limit:
-            return value / unit
+            return value / unit if value / unit >= 1e9 else None
     return None
+
+
+def _latest(when: datetime) -> float:
+    """Unix seconds: a local time comes twice in one night of the year, and never in another."""
+    return max(when.replace(fold=fold).timestamp() for fold in (0, 1))
 
 
 def _text_time(text: str) -> float | None:
@@ -43,8 +48,8 @@ def _text_time(text: str) -> float | None:
         when = datetime.fromisoformat(named[1] if named else text)
         if named:
             when = when.replace(tzinfo=UTC) + _WIDEST_ZONE * (named[2] not in ("UTC", "GMT"))
-        elif len(text) == len("2026-02-13"):  # a day: its records are from any time of it
-            when += timedelta(days=1)
-        return when.replace(fold=1).timestamp()
+        elif len(text) <= len("2026-02-13"):  # a day (or week): its records are from all of it
+            when += timedelta(days=7 if "W" in text else 1)
+        return _latest(when)
     except (ValueError, OverflowError):
         return None
