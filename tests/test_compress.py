@@ -56,9 +56,10 @@ def test_no_archive_is_written_over(data: Path) -> None:
     (data / "b.log.gz").write_bytes(gzip.compress(TEXT))
     make(data / "c.log", 100, TEXT)
     (data / "c.log.gz").write_bytes(gzip.compress(TEXT)[:-9])
-    result = clean(data, data, *COMPRESS, "--json")
-    [row] = rows(result)
-    assert result.returncode == 1
+    for dry_run in (["--dry-run"], []):
+        result = clean(data, data, *COMPRESS, "--json", *dry_run)
+        [row] = rows(result)
+        assert result.returncode == 1 and row["compressed"] == 1
     assert {error["path"] for error in row["errors"]} == {f"{data}/a.log", f"{data}/c.log"}
     assert names(data) == ["a.log", "a.log.gz", "b.log.gz", "c.log", "c.log.gz"]
     assert gzip.open(data / "a.log.gz").read() == b"something else"
@@ -92,6 +93,37 @@ def test_a_full_disk_leaves_the_file_as_it_was(data: Path) -> None:
         assert names(data) == ["a.log"] and (data / "a.log").read_bytes() == noise
     finally:
         subprocess.run(["umount", data], check=True)
+
+
+def test_a_program_that_writes_during_the_verification_finds_its_file(data: Path) -> None:
+    """Its opening waits for the lease, then no archive is left that differs from the file."""
+    noise = random.Random(1).randbytes(60 << 20)
+    for _ in range(20):
+        make(data / "a.log", 100, noise)
+        wanted = (data / "a.log").stat().st_mtime_ns
+        with start(data, *COMPRESS, "--json") as process:
+            temporary = data / ".a.log.upkeep-tmp"
+            wait_until(temporary.exists, interval=0.001)
+            while temporary.exists() and mtime(temporary) != wanted:  # it is not written yet
+                time.sleep(0.0005)
+            try:
+                with open(data / "a.log", "r+b") as file:
+                    file.seek(0, os.SEEK_END)
+                    file.write(b"new")
+            except FileNotFoundError:  # too late: once more
+                (data / "a.log.gz").unlink(missing_ok=True)
+                continue
+            process.communicate()
+        assert names(data) == ["a.log"] and (data / "a.log").read_bytes() == noise + b"new"
+        return
+    pytest.fail("never came in time")
+
+
+def mtime(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def test_killed_at_any_point_nothing_is_lost(data: Path) -> None:

@@ -52,30 +52,42 @@ def compress(found: Found, dry_run: bool) -> int:
     archive that is there stays; when it holds the same, as after a crash, the file goes."""
     if found.name.endswith(_COMPRESSED) or found.info.st_nlink > 1:
         raise LeftAloneError("compressed already, or it has other names (hard links)")
-    if dry_run:
-        return 0
-    archive, directory = f"{found.name}.gz", found.directory
-    with Claim(found) as claim, temporary(found) as (fd, name):
+    archive, directory, made = f"{found.name}.gz", found.directory, False
+    with Claim(found) as claim:
         try:
             with open(os.open(archive, QUIETLY, dir_fd=directory), "rb") as file:
-                if _digest(file.fileno()) != _copy(claim, None):
+                if _digest(claim, file.fileno()) != _copy(claim, None):
                     raise FileExistsError(errno.EEXIST, f"{archive} exists and differs")
         except FileNotFoundError:
-            out = open(fd, "wb", closefd=False)
-            with out, codec.GzipFile(filename="", mode="wb", fileobj=out, mtime=0) as target:
-                written = _copy(claim, target)
-            finish(claim.fd, fd)
-            if _digest(fd) != written:
-                raise OSError(
-                    errno.EIO, "the archive does not read back as it was written"
-                ) from None
-            os.link(name, archive, src_dir_fd=directory, dst_dir_fd=directory)
-            os.fsync(directory)
-        claim.check()
+            if dry_run:
+                return 0
+            _pack(claim, found, archive)
+            made = True
         blocks = os.stat(archive, dir_fd=directory).st_blocks
-        os.unlink(found.name, dir_fd=directory)
-    os.fsync(directory)
+        try:
+            claim.check()
+        except LeftAloneError:
+            if made:  # else it would differ from the file for ever
+                os.unlink(archive, dir_fd=directory)
+            raise
+        if not dry_run:
+            os.unlink(found.name, dir_fd=directory)
+            os.fsync(directory)
     return (found.info.st_blocks - blocks) * 512
+
+
+def _pack(claim: Claim, found: Found, archive: str) -> None:
+    directory = found.directory
+    with temporary(found) as (fd, name):
+        out = open(fd, "wb", closefd=False)
+        with out, codec.GzipFile(filename="", mode="wb", fileobj=out, mtime=0) as target:
+            written = _copy(claim, target)
+        finish(claim.fd, fd)
+        if _digest(claim, fd) != written:
+            raise OSError(errno.EIO, "the archive does not read back as it was written")
+        claim.check()
+        os.link(name, archive, src_dir_fd=directory, dst_dir_fd=directory)
+    os.fsync(directory)
 
 
 def _copy(claim: Claim, target: gzip.GzipFile | None) -> tuple[int, int]:
@@ -91,12 +103,14 @@ def _copy(claim: Claim, target: gzip.GzipFile | None) -> tuple[int, int]:
     return size, crc
 
 
-def _digest(fd: int) -> tuple[int, int]:
-    """Size and CRC-32 of what the archive `fd` holds; (-1, 0) when it is damaged."""
+def _digest(claim: Claim, fd: int) -> tuple[int, int]:
+    """Size and CRC-32 of what the archive `fd` holds; (-1, 0) when it is damaged. A program that
+    waits to write the file ends it."""
     size, crc = 0, 0
     try:
         with open(f"/proc/self/fd/{fd}", "rb") as file, codec.GzipFile(fileobj=file) as source:
             while chunk := source.read(_CHUNK):
+                claim.check()
                 size, crc = size + len(chunk), zlib.crc32(chunk, crc)
     except (EOFError, zlib.error, gzip.BadGzipFile):
         return -1, 0
