@@ -120,18 +120,27 @@ def sweep(work: Sweep, args: argparse.Namespace, memory: dict[str, Any]) -> Repo
     return report
 
 
+def wrong_clock(now: float, report: Report, memory: dict[str, Any]) -> str:
+    """Why `now` is not believed, else ""."""
+    last_run = memory.get("time", now)
+    days = (now - max(last_run, report.newest)) / DAY
+    if now < last_run:
+        return f"the clock ({units.local_time(now)}) is before the last run"
+    far = f"the clock ({units.local_time(now)}) is {days:.0f} d past the last run and all files"
+    return far if days > BRAKE_DAYS else ""
+
+
 def brake(work: Sweep, report: Report, taken: int, memory: dict[str, Any]) -> str:
     """Why `taken` of the matched files are not touched, else ""."""
-    now, last_run, matched = work.now, memory.get("time"), report.counts["matched"]
+    if not taken:
+        return ""
+    matched = report.counts["matched"]
     most = BRAKE_FILES + BRAKE_TIMES * memory["deleted"].get(work.rule.name, 0)
-    days = (now - max(last_run or now, report.newest)) / DAY
-    why = ""
-    if last_run is not None and now < last_run:
-        why = f"the clock ({units.local_time(now)}) is before the last run"
-    elif days > BRAKE_DAYS:
-        why = f"the clock ({units.local_time(now)}) is {days:.0f} d past the last run and all files"
-    elif work.rule.action in ("delete", "truncate") and taken > most and taken * 2 > matched:
-        why = f"it would take {taken} of {matched} files, more than half and more than {most}"
+    why = wrong_clock(work.now, report, memory)
+    if work.rule.action in ("delete", "truncate") and taken > most and taken * 2 > matched:
+        why = (
+            why or f"it would take {taken} of {matched} files, more than half and more than {most}"
+        )
     return why and f"{why}; nothing was done; --force overrides"
 
 
@@ -210,20 +219,27 @@ def tell(report: Report, settings: config.Config, alerts: Alerts | None) -> None
         alerts.recovered(key, f"cleanup {report.rule} works again")
 
 
+def fits(memory: dict[str, Any]) -> bool:
+    """Whether what the last run left is as `run_rules` writes it."""
+    deleted = memory.get("deleted")
+    numbers = isinstance(deleted, dict) and all(type(each) is int for each in deleted.values())
+    return numbers and isinstance(memory.get("time"), float)
+
+
 def run_rules(
     rules: list[CleanupSettings], args: argparse.Namespace, state: Path, stop: Stop
 ) -> Iterator[Report]:
     """Run all rules against one clock; a real run leaves what the next one's brake must know."""
     now, memory = time.time(), {}
-    with contextlib.suppress(OSError):
-        memory = files.read_state(state / "cleanup.json")
-    known = isinstance(memory.get("deleted"), dict) and isinstance(memory.get("time"), float)
-    memory = memory if known else {"deleted": {}}
+    with contextlib.suppress(OSError):  # a full disk is what this script is for
+        memory = files.read_state(state / "cleanup.json", fits)
+    memory = memory or {"deleted": {}}
     for rule in rules:
         report = sweep(Sweep(rule, now, stop, args.dry_run, show_progress), args, memory)
-        if not report.refused and not args.dry_run:
+        wrong = wrong_clock(now, report, memory) and not args.force
+        if not (report.refused or args.dry_run or wrong):
             memory["deleted"][rule.name] = report.counts["deleted"] + report.counts["truncated"]
-            with contextlib.suppress(OSError):  # a full disk is what this script is for
+            with contextlib.suppress(OSError):
                 files.write_state(state / "cleanup.json", {**memory, "time": now})
         yield report
 

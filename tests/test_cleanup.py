@@ -457,6 +457,7 @@ def test_a_clock_that_cannot_be_right_stops_everything(
     make(data / "new.jsonl", 0)
     args = (data, *OLD)
     assert clean(data, *args).returncode == 0
+    make(data / "old.jsonl", 400)
     if subprocess.run(["which", "faketime"], capture_output=True, check=False).returncode:
         pytest.skip("faketime is not installed")
     script = ROOT / "bin/cleanup.py"
@@ -465,7 +466,7 @@ def test_a_clock_that_cannot_be_right_stops_everything(
         [*command, data.parent / "upkeep.toml", *args], capture_output=True, text=True, check=False
     )
     assert result.returncode == 3 and message in result.stderr
-    assert len(names(data)) == 2
+    assert len(names(data)) == 3
 
 
 def test_a_state_directory_that_is_no_help_stops_nothing(data: Path) -> None:
@@ -473,12 +474,35 @@ def test_a_state_directory_that_is_no_help_stops_nothing(data: Path) -> None:
     (data.parent / "var").write_text("a file where the state directory should be")
     assert clean(data, data, *OLD).returncode == 0
     assert names(data) == []
-    (data.parent / "var").unlink()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"time": "x"}', '{"time": 1.0, "deleted": []}', '{"time": 1.0, "deleted": {"a": "b"}}'],
+)
+def test_a_foreign_memory_is_set_aside_and_reported_once(data: Path, text: str) -> None:
     (data.parent / "var").mkdir(mode=0o700)
-    (data.parent / "var/cleanup.json").write_text('{"time": "x", "deleted": [1]}')
+    (data.parent / "var/cleanup.json").write_text(text)
     make(data / "a.jsonl", 400)
+    first, second = clean(data, data, *OLD), clean(data, data, *OLD)
+    assert first.returncode == second.returncode == 0 and names(data) == []
+    assert "set aside" in first.stderr and second.stderr == ""
+
+
+def test_a_late_run_with_nothing_to_do_is_none_to_refuse(data: Path) -> None:
+    (data.parent / "var").mkdir(mode=0o700)
+    memory = {"time": time.time() - 31 * DAY, "deleted": {}}
+    (data.parent / "var/cleanup.json").write_text(json.dumps(memory))
     assert clean(data, data, *OLD).returncode == 0
-    assert names(data) == []
+    make(data / "a.jsonl", 400)  # a clock that was not believed is not remembered as right
+    assert clean(data, data, *OLD).returncode == 3 and names(data) == ["a.jsonl"]
+
+
+def test_a_refusal_is_told_before_a_missing_root(data: Path) -> None:
+    for number in range(101):
+        make(data / f"{number}.jsonl", 400)
+    result = clean(data, data, data.parent / "none", *OLD, "--json")
+    assert result.returncode == 3 and rows(result)[0]["outcome"] == "refused"
 
 
 def test_future_and_ancient_files(data: Path) -> None:
