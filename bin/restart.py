@@ -35,9 +35,8 @@ EXAMPLES = """  restart.py trader                       # a fresh copy, now
 def restart(known: Task, options: Namespace) -> Result:
     """Restart one task as the options want it. Raises OperatorError and OSError."""
     conditions = (options.if_rss_above, options.if_older_than)
-    asked_for = not (options.all or options.when_quiet or options.if_leaking)
-    asked_for &= conditions == (None, None)
-    if not asked_for and (known.record.down or "given_up" in known.record.trouble):
+    bare = conditions == (None, None) and not (options.when_quiet or options.if_leaking)
+    if not (bare and options.names) and (known.record.down or "given_up" in known.record.trouble):
         return Result(known.name, "not_needed", detail="stopped on purpose, or given up")
     alive, reason = known.running(), options.reason
     stat = proc.read_stat(alive.pid) if alive else None

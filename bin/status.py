@@ -60,6 +60,8 @@ def row(known: Task, table: dict[int, proc.Stat], events: list[history.Event]) -
         members, age = known.family().members(table, sweep=False), proc.age_seconds(stat)
         cpu_seconds = sum(each.cpu_ticks for each in members) / proc.TICKS_PER_SECOND
         found |= {"pid": stat.pid, "uptime_seconds": round(age, 1), "processes": len(members)}
+        if stat.state in proc.FROZEN_STATES:
+            found |= {"state": "failing", "detail": "frozen by a signal or a debugger"}
         found["rss_bytes"] = sum(each.rss_bytes for each in members)
         found["cpu_percent"] = round(100 * cpu_seconds / max(age, 0.1), 1)
     if known.name not in known.config.tasks:

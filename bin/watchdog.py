@@ -35,6 +35,7 @@ EXAMPLES = """  watchdog.py               # what cron runs every minute
 
 GIVE_UP = "give up"
 TOLD = ("death", "limit", "heartbeat")  # a reboot or a restart that was asked for is not told
+_LOOK_AGAIN_SECONDS = 0.5  # while a task waits, and may be started by somebody else meanwhile
 Step = tuple[str, str]  # as what a start counts ("": leave it, GIVE_UP: no more starts), and why
 
 
@@ -66,7 +67,7 @@ def step_for_dead(known: Task, why: str, died: int) -> Step:
 def step_for_running(known: Task, stat: proc.Stat, table: limits.Table) -> Step:
     """What a task that runs needs."""
     record, due = known.record, known.record.due
-    if stat.state in "Tt":
+    if stat.state in proc.FROZEN_STATES:
         return "", "frozen by a signal or a debugger; only restart.py restarts it"
     if record.stopping:
         return "restart", f"an interrupted restart is finished ({record.stopping})"
@@ -153,6 +154,9 @@ def rest(known: Task, stat: proc.Stat, why: str) -> Result:
     record.unready, record.down, wrong = unready or "", False, unready or why
     code = Exit.PROBLEM if wrong else Exit.DONE
     result = Result(known.name, "running", code, old_pid=stat.pid, detail=wrong or None)
+    if why:
+        record.trouble["lasted"] = True
+        result.tell()
     lasted = {"lasted", "tripped"} & record.trouble.keys()
     # A copy that lives for so long could not fill the window with deaths.
     calm = proc.age_seconds(stat) >= settings.crash_window / settings.crash_limit
@@ -176,18 +180,22 @@ def tick(settings: Config, names: Sequence[str], dry_run: bool) -> list[Result]:
 
 
 def linger(settings: Config, names: Sequence[str], seconds: float) -> None:
-    """Sleep on the programs' pidfds and tick when one ends, with pauses of 0, 1, 2, 4, ... s."""
-    end, pause = time.monotonic() + seconds, 0.0
+    """Sleep on the programs' pidfds; a task without its process is looked after at once, then
+    after pauses of its own of 1, 2, 4, ... s."""
+    end, pauses, later = time.monotonic() + seconds, dict.fromkeys(names, 1.0), dict[str, float]()
     while (left := end - time.monotonic()) > 0:
-        identities = [task.load(settings, name).record.identity for name in names]
-        opened = [fd for each in identities if (fd := proc.open_process(each)) is not None]
-        ended = proc.wait_for_any_exit(opened, left)
+        records = {name: task.load(settings, name).record for name in names}
+        wanted = {name: proc.open_process(each.identity) for name, each in records.items()}
+        opened = [fd for fd in wanted.values() if fd is not None]
+        lost = [name for name in names if wanted[name] is None and not records[name].down]
+        now = [name for name in lost if later.get(name, 0.0) <= time.monotonic()]
+        if not now:
+            proc.wait_for_any_exit(opened, min(left, _LOOK_AGAIN_SECONDS) if lost else left)
         for fd in opened:
             os.close(fd)
-        if ended:
-            time.sleep(min(pause, max(0.0, end - time.monotonic())))
-            tick(settings, names, dry_run=False)
-            pause = pause * 2 or 1.0
+        tick(settings, now, dry_run=False)
+        for name in now:
+            later[name], pauses[name] = time.monotonic() + pauses[name], pauses[name] * 2
 
 
 def parser() -> ArgumentParser:

@@ -567,3 +567,53 @@ class TestAnotherUser:
         house.task("web", ["sleep", "1000"], user="nobody", log=theirs / "own.log")
         assert house.run("restart", "web").returncode == 0
         assert (theirs / "own.log").stat().st_uid == 65534
+
+
+def test_a_task_in_another_place_is_no_renamed_one(house: House, home: Path) -> None:
+    pid = house.start("trader")
+    house.remove("trader")
+    house.task("bot", cwd=home)
+    row = house.rows("watchdog", code=0)[0]
+    assert row["outcome"] == "started" and is_running(pid) and row["new_pid"] != pid
+
+
+def test_a_rename_takes_all_files_along(house: House) -> None:
+    pid = house.start("trader")
+    house.remove("trader")
+    house.task("bot")
+    house.rows("watchdog", code=0)
+    assert house.pid("bot") == pid and not (house.state / "run" / "trader.pid").exists()
+    kill(pid)
+    assert "137 (KILL)" in house.rows("watchdog", code=0)[0]["reason"]
+
+
+def test_what_the_dying_copy_wrote_proves_nothing(house: House, home: Path) -> None:
+    code = f"trap 'touch {home}/up; echo disconnected; exit' TERM; echo ready $$; "
+    house.task("bot", ["sh", "-c", code + "while :; do sleep 0.05; done"])
+    for ready in ({"log": "connected"}, {"file": home / "up"}):
+        house.task("bot", ["sh", "-c", code + "while :; do sleep 0.05; done"])
+        house.start("bot")
+        house.task("bot", ["sleep", "1000"], ready={**ready, "timeout": 0.3})
+        assert house.rows("restart", "bot", code=1)[0]["detail"]
+        assert "disconnected" in house.log("bot")
+
+
+def test_a_listener_on_a_mapped_address_counts(house: House) -> None:
+    with socket.socket(socket.AF_INET6) as server:
+        server.bind(("::ffff:127.0.0.1", 0))
+        port = server.getsockname()[1]
+    code = (
+        "import socket, time; s = socket.socket(socket.AF_INET6);"
+        f"s.bind(('::ffff:127.0.0.1', {port})); s.listen(); time.sleep(1000)"
+    )
+    house.task("java", [sys.executable, "-c", code], ready={"tcp": f"127.0.0.1:{port}"})
+    house.rows("restart", "java", code=0)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("state_files", ["relative/*"]), ("depends", ["nobody"])]
+)
+def test_what_could_never_work_is_refused(house: House, key: str, value: list[str]) -> None:
+    house.task("trader", **{key: value})
+    result = house.run("restart", "trader")
+    assert result.returncode == 2 and key in result.stderr

@@ -113,3 +113,9 @@ def test_a_record_that_cannot_be_ours_is_set_aside(house: House, values: dict[st
     assert "Traceback" not in result.stderr and house.copies("trader") == [pid]
     assert house.record("trader")["pid"] == pid
     assert house.run("watchdog").stderr == ""
+
+
+def test_a_task_whose_user_is_unknown_can_be_put_down(house: House) -> None:
+    house.task("trader", user="nosuch")
+    house.rows("stop", "trader", code=0)
+    assert house.record("trader")["down"]

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -240,3 +241,78 @@ def test_a_wrong_clock_of_an_earlier_boot_blocks_nothing(house: House) -> None:
     trouble = {"tripped": True, "given_up": future}
     house.change_record("trader", pid=0, trouble=trouble)
     assert house.rows("watchdog")[0]["outcome"] == "started"
+
+
+def test_a_frozen_program_is_told_once_and_status_says_so(house: House) -> None:
+    house.task("trader", crash_window="0.1s")
+    pid = house.start("trader")
+    os.kill(pid, signal.SIGSTOP)
+    for _ in range(2):
+        house.rows("watchdog", code=1)
+    assert len(house.messages()) == 1 and "frozen" in house.messages()[0]
+    row = house.rows("status", code=1)[0]
+    assert row["state"] == "failing" and "frozen" in row["detail"]
+    os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: house.run("watchdog").returncode == 0)
+    assert len(house.messages()) == 2 and "works again" in house.messages()[1]
+
+
+def test_linger_keeps_a_task_that_was_restarted_by_hand(house: House) -> None:
+    """Its own tick is busy then; a loop of another task delays nobody."""
+    house.task("loop", ["false"], verify=0, crash_limit=1000)
+    house.start("trader")
+    environment = {**os.environ, "UPKEEP_CONFIG": str(house.config)}
+    command = [sys.executable, ROOT / "bin" / "watchdog.py", "--linger", "60"]
+    null = subprocess.DEVNULL
+    lingering = subprocess.Popen(command, env=environment, stdout=null, stderr=null)
+    try:
+        wait_until(lambda: len(house.events("loop", "start", "death")) >= 4)
+        house.task("trader", verify=1)
+        second = house.start("trader")
+        began = time.monotonic()
+        kill(second)
+        wait_until(lambda: house.record("trader")["pid"] not in (0, second), timeout=30)
+        assert time.monotonic() - began < 4 and lingering.poll() is None
+    finally:
+        lingering.terminate()
+        lingering.wait()
+
+
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="redis is not installed")
+def test_a_child_that_hides_where_it_comes_from_is_stopped_too(house: House) -> None:
+    """redis-server overwrites its environment; its starter is lost, but both wrote one log."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    code = f"import subprocess; subprocess.run(['redis-server', '--port', '{port}'], cwd='/tmp')"
+    ready = {"tcp": f"127.0.0.1:{port}"}
+    house.task("db", [sys.executable, "-c", code], ready=ready)
+    for script in ("stop", "watchdog"):
+        house.rows("restart", "db", code=0)
+        kill(house.pid("db"))
+        house.run(script, "db")
+        if script == "watchdog":
+            assert house.rows("status", "db", code=0)[0]["processes"] == 2
+            continue
+        with socket.create_server(("127.0.0.1", port)):
+            pass  # nobody holds the port
+    house.run("stop", "db")
+
+
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="redis is not installed")
+def test_a_daemon_with_a_pid_file_and_a_title_of_its_own_is_adopted(
+    house: House, home: Path
+) -> None:
+    """Debian's redis-server is a link to another program; its second process has no status."""
+    own = home / "redis.pid"
+    options = ["--port", "0", "--unixsocket", f"{home}/s", "--daemonize", "yes"]
+    subprocess.run(["redis-server", *options, "--pidfile", own], check=True, capture_output=True)
+    wait_until(lambda: own.exists() and own.read_text().strip())
+    first = int(own.read_text())
+    house.task("db", ["redis-server", *options, "--pidfile", str(own)], pid_file=own)
+    assert house.rows("watchdog", "db", code=0)[0]["old_pid"] == first
+    row = house.rows("restart", "db", code=0)[0]
+    assert row["old_pid"] == first and not is_running(first)
+    kill(row["new_pid"])
+    reason = house.rows("watchdog", "db")[0]["reason"]
+    assert "unknown" in reason and "status 0" not in reason
+    house.run("stop", "db")

@@ -94,6 +94,9 @@ def parse(document: dict[str, Any], file: Path) -> Config:
     paths = _table(PathSettings, document.get("paths", {}), file, "paths")
     state = file.parent / paths.state if paths.state else default_state(file)
     tasks = _named_tables(TaskSettings, document.get("task", {}), file, "task")
+    for name, task in tasks.items():
+        for other in set(task.depends) - tasks.keys():
+            raise _fault(file, f'[task.{name}] depends: no task "{other}"')
     return Config(
         file=file,
         state=state,

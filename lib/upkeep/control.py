@@ -70,6 +70,7 @@ def restart(task: Task, reason: str, category: str) -> Result:
         for temporary, place in places:
             files.publish(temporary, place)
         task.record = fresh
+        ready.forget_the_past(task)
         began = waiting.go()
         if ended_at is not None:
             result.facts["downtime_seconds"] = round(max(0.0, began - ended_at), 4)
@@ -137,16 +138,16 @@ def state_files(task: Task, dry_run: bool) -> list[str]:
 
 def _new_record(task: Task, waiting: launch.Waiting, nonce: str, category: str) -> Record:
     """The record of the copy that is about to start; counts and an outage are carried on."""
-    known, settings = task.record, task.settings
+    known, (command, place) = task.record, task.described()
     trouble = {key: value for key, value in known.trouble.items() if key != "given_up"}
     return Record(
         *waiting.identity,
         session=waiting.identity.pid,
         nonce=nonce,
         tag=f"{task.name}:{nonce}",
-        command=list(settings.command),
+        command=command,
+        place=place,
         started=history.stamp(time.time()),
-        log_start=os.stat(settings.log).st_size,
         oom_kills=death.oom_kills(),
         trouble={} if category == BY_HAND else trouble,
         counts={**known.counts, category: known.counts.get(category, 0) + 1},
@@ -179,7 +180,7 @@ def _end(task: Task, old: proc.Identity | None, result: Result) -> float | None:
     if old:
         result.facts.update(stop_seconds=round(at - began, 3), killed=killed)
         return at
-    status, ended = launch.how_it_ended(task.end_file, task.record.nonce)
+    status, ended = task.how_it_ended()
     return None if status is None else time.monotonic() - max(0.0, time.time() - ended)
 
 

@@ -13,7 +13,7 @@ _KMSG_BYTES = 8192  # the longest record that /dev/kmsg gives out
 def cause(task: Task) -> str:
     """How the recorded copy ended, and who ended it if that can be told."""
     known = task.record
-    status, _ended = launch.how_it_ended(task.end_file, known.nonce)
+    status, _ended = task.how_it_ended()
     if known.boot_id != proc.boot_id():
         return "the host was rebooted"
     if known.stopping or status == launch.UNSTARTED:

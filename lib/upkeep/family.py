@@ -3,7 +3,7 @@
 A program's children may leave its group, its session and even its tree. So relatives are known by
 the tree, by the session that our start opened, and by the tag that every start puts into the
 environment (UPKEEP_TASK=<task>:<nonce>); those that have overwritten their environment and lost the
-program are known by session and executable together.
+program are known by the session together with the executable or the log that they write.
 """
 
 import os
@@ -28,6 +28,7 @@ class Family:
     session: int
     tag: str
     exe: str
+    log: str
 
     def members(
         self, table: dict[int, proc.Stat] | None = None, sweep: bool = True
@@ -55,6 +56,8 @@ class Family:
             return alive or tagged(stat) or (reused is None and same_and_untraceable(stat))
 
         def same_and_untraceable(stat: proc.Stat) -> bool:
+            if self.log in (proc.link(stat.pid, f"fd/{fd}") for fd in (1, 2)):
+                return True
             overwritten = b"PATH=" not in proc.read_file(f"/proc/{stat.pid}/environ")
             return overwritten and proc.executable(stat.pid) == (self.exe or None)
 

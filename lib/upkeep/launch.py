@@ -180,7 +180,7 @@ def _take_rights(task: TaskSettings) -> None:
 
 
 def become(account: pwd.struct_passwd, group: int) -> None:
-    """Give up root's rights, if this process has them, for those of `account`."""
+    """Have the rights of `account`, for good; without root's, they are had already."""
     if os.geteuid() == 0:
         os.initgroups(account.pw_name, group)
         os.setgid(group)
@@ -190,21 +190,20 @@ def become(account: pwd.struct_passwd, group: int) -> None:
 @contextlib.contextmanager
 def _rights_for(task: TaskSettings, path: Path) -> Iterator[None]:
     """Where somebody else could have laid `path`, look at it only with the task's own rights."""
-    account, group = user_of(task)
-    laid = (each.lstat().st_uid for each in (path, *path.parents) if os.path.lexists(each))
-    if os.geteuid() or not (set(laid) - {0} or files.writable_by_others(path)):
-        yield
-        return
-    groups, own = os.getgroups(), os.getegid()
-    os.initgroups(account.pw_name, group)
-    os.setegid(group)
-    os.seteuid(account.pw_uid)
+    (account, group), groups, own = user_of(task), os.getgroups(), os.getegid()
+    laid = {each.lstat().st_uid for each in (path, *path.parents) if os.path.lexists(each)}
+    limited = os.geteuid() == 0 and (laid != {0} or files.writable_by_others(path))
     try:
+        if limited:
+            os.initgroups(account.pw_name, group)
+            os.setegid(group)
+            os.seteuid(account.pw_uid)
         yield
     finally:
-        os.seteuid(0)
-        os.setegid(own)
-        os.setgroups(groups)
+        if limited:
+            os.seteuid(0)
+            os.setegid(own)
+            os.setgroups(groups)
 
 
 def _require_program(task: TaskSettings, path: str) -> None:

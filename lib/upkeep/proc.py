@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-DEAD_STATES = "ZXx"
+DEAD_STATES, FROZEN_STATES = "ZXx", "Tt"
 PID_LIMIT = 1 << 22  # the kernel gives out none above it
 
 
@@ -237,8 +237,13 @@ def has_variable(pid: int, name: str, value: str) -> bool:
 
 def executable(pid: int) -> str:
     """The path of the file that `pid` executes; "" when it may not be seen."""
+    return link(pid, "exe")
+
+
+def link(pid: int, name: str) -> str:
+    """Where the link `name` of `pid` leads ("exe", "fd/1"); "" when it may not be seen."""
     with contextlib.suppress(OSError):
-        return os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
+        return os.readlink(f"/proc/{pid}/{name}").removesuffix(" (deleted)")
     return ""
 
 

@@ -50,10 +50,22 @@ def unmet(task: Task, ready: Ready) -> str | None:
     lines = files.tail(task.settings.log, 10_000, _MOST_LOG, task.record.log_start)
     if ready.log and not any(re.search(ready.log, line) for line in lines):
         return f'its log has no line that matches "{ready.log}"'
-    since = task.record.started["time"] - 1  # a second is allowed for coarse file times
-    if ready.file and not (ready.file.exists() and ready.file.stat().st_mtime >= since):
+    if ready.file and _written(ready) == task.record.file_before:
         return f"{ready.file} was not written"
     return _command_fails(task, ready) if ready.command else None
+
+
+def forget_the_past(task: Task) -> None:
+    """Let nothing that was written until now, by the old copy, prove the new one."""
+    with contextlib.suppress(OSError):
+        task.record.log_start = task.settings.log.stat().st_size
+        task.record.file_before = _written(task.settings.ready)
+
+
+def _written(ready: Ready | None) -> int:
+    """When its file was written, in nanoseconds; 0 when there is none."""
+    path = ready and ready.file
+    return path.stat().st_mtime_ns if path and path.exists() else 0
 
 
 def _listens(pid: int, host: str, port: int) -> bool:
@@ -63,7 +75,8 @@ def _listens(pid: int, host: str, port: int) -> bool:
         process = psutil.Process(pid)
         sockets = getattr(process, "net_connections", None) or process.connections
         places = [each.laddr for each in sockets("tcp") if each.status == psutil.CONN_LISTEN]
-        return any(ip in (host, "0.0.0.0", "::") and at == port for ip, at in places)
+        hosts = (host, f"::ffff:{host}", "0.0.0.0", "::")
+        return any(ip in hosts and at == port for ip, at in places)
     return False
 
 

@@ -192,6 +192,13 @@ def absolutes(value: Any) -> tuple[Path, ...]:
     return tuple(absolute(each) for each in words(value))
 
 
+def absolute_globs(value: Any) -> tuple[str, ...]:
+    """A list of globs of absolute paths."""
+    for each in words(value):
+        absolute(each)
+    return tuple(value)
+
+
 def signal_name(value: Any) -> int:
     """The number of a signal given by name, "TERM" or "SIGTERM"."""
     name = "SIG" + text(value).upper().removeprefix("SIG")
@@ -330,7 +337,7 @@ class TaskSettings:
     pid_file: Annotated[Path, or_none(path)] = None  # type: ignore[assignment] # likewise
     stop_signal: Annotated[int, signal_name] = int(signal.SIGTERM)
     stop_timeout: Annotated[float, duration] = 30.0
-    state_files: Annotated[tuple[str, ...], words] = ()
+    state_files: Annotated[tuple[str, ...], absolute_globs] = ()
     state_files_older_than: Annotated[float, duration] = 3600.0
     verify: Annotated[float, duration] = 3.0
     ready: Annotated[Ready | None, readiness] = None

@@ -6,6 +6,7 @@ it serves other programs, and serves us where there is no record.
 
 import contextlib
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,12 +29,15 @@ class Record:
     pid: int = 0  # 0: none, or one whose death is accounted for
     start_ticks: int = 0
     session: int = 0  # the session that our start opened; 0: somebody else started it
+    heir: bool = False  # it is not the process that we started, but took over from that
     nonce: str = ""
     tag: str = ""
     exe: str = ""
     command: list[str] = field(default_factory=list)
+    place: list[str] = field(default_factory=list)  # user and directory that it was started with
     started: dict[str, Any] = field(default_factory=dict)  # by history.stamp
     log_start: int = 0
+    file_before: int = 0  # of `ready`, at the start
     oom_kills: int = 0
     down: bool = False
     stopping: str = ""
@@ -64,7 +68,17 @@ class Task:
         """Store the record. Raises OSError."""
         files.write_state(self.record_file, dataclasses.asdict(self.record))
         if self.renamed_from:
-            files.discard(self.record_file.with_name(f"{self.renamed_from}.json"))
+            old, self.renamed_from = self.renamed_from, ""
+            with contextlib.suppress(OSError):
+                os.rename(self.end_file.with_name(f"{old}.exit"), self.end_file)
+            files.discard(self.config.state / "run" / f"{old}.pid")
+            if not self.settings.pid_file.exists():
+                files.atomic_write(self.settings.pid_file, b"%d\n" % self.record.pid, 0o644)
+            files.discard(self.record_file.with_name(f"{old}.json"))
+
+    def described(self) -> tuple[list[str], list[str]]:
+        """What tells this task from others, whatever it is called: command, and user and cwd."""
+        return list(self.settings.command), [self.settings.user, str(self.settings.cwd)]
 
     def note_trouble(self, **facts: object) -> None:
         """Remember that something is wrong, so that its end can be told; never fails."""
@@ -75,7 +89,8 @@ class Task:
     def family(self) -> Family:
         """The processes that belong to the recorded copy."""
         known = self.record
-        return Family(known.identity, known.session, known.tag, known.exe)
+        log = os.path.realpath(self.settings.log)
+        return Family(known.identity, known.session, known.tag, known.exe, log)
 
     def running(self) -> proc.Identity | None:
         """The copy that runs now, or None. One that was not on record is put there, in memory.
@@ -105,8 +120,13 @@ class Task:
         return found
 
     def ended_well(self) -> bool:
-        """Whether the recorded process ended with status 0, as a daemon's first one does."""
+        """Whether the started process ended with status 0, as a daemon's first one does."""
         return launch.how_it_ended(self.end_file, self.record.nonce)[0] == 0
+
+    def how_it_ended(self) -> tuple[int | str | None, float]:
+        """The same for the recorded copy: nobody waits for a daemon's second process."""
+        nonce = "" if self.record.heir else self.record.nonce
+        return launch.how_it_ended(self.end_file, nonce)
 
     def _successor(self) -> proc.Identity | None:
         """The process that goes on when a program of ours has put itself into the background."""
@@ -121,8 +141,9 @@ class Task:
 
     def _adopted(self) -> proc.Identity | None:
         known, path = self.record, self.settings.pid_file
-        if known.boot_id == proc.boot_id() and pidfile.plain_pid(path) == known.pid:
-            return None  # the record says that this very start has ended: the PID is reused
+        ended = known.boot_id == proc.boot_id() and pidfile.plain_pid(path) == known.pid
+        if ended or not os.path.lexists(path):  # ended: by the record, so that the PID is reused
+            return None
         user = launch.user_of(self.settings)[0].pw_uid if self.settings.user else None
         return pidfile.process(self.settings, user)
 
@@ -134,7 +155,8 @@ class Task:
         ours |= known.boot_id == found.boot_id and found.start_ticks >= known.start_ticks > 0
         known.session = found.pid if ours and stat and stat.session == stat.pid else 0
         known.boot_id, known.pid, known.start_ticks = found
-        known.exe, known.command = proc.executable(found.pid), list(self.settings.command)
+        known.heir, known.exe = True, proc.executable(found.pid)
+        known.command, known.place = self.described()
 
 
 def load(config: Config, name: str) -> Task:
@@ -151,8 +173,10 @@ def load(config: Config, name: str) -> Task:
         return Task(config, settings, record)
     for other in recorded_names(config):
         old = _read(config, other) if other not in config.tasks else None
-        if old and old.command == list(settings.command) and proc.is_alive(old.identity):
-            return Task(config, settings, old, renamed_from=other)
+        if old and proc.is_alive(old.identity):
+            renamed = Task(config, settings, old, renamed_from=other)
+            if (old.command, old.place) == renamed.described():
+                return renamed
     events = (each for each in history.newest_first(config.state) if each.get("task") == name)
     return Task(config, settings, Record(down=next(events, {}).get("event") == "stop"))
 
@@ -175,7 +199,7 @@ def _fits(stored: dict[str, Any]) -> bool:
     counted = [*known["counts"].values(), *known["over"].values()]
     return (
         all(type(each) is int for each in counted)
-        and all(isinstance(each, str) for each in known["command"])
+        and all(isinstance(each, str) for each in (*known["command"], *known["place"]))
         and all(value >= 0 for value in known.values() if type(value) is int)
         and known["pid"] <= proc.PID_LIMIT
         and all(each == {} or history.is_stamp(each) for each in moments)
