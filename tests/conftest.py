@@ -50,14 +50,20 @@ def targets() -> Iterator[Targets]:
 
 
 def _kill_all_that_mention(text: str) -> None:
-    needle = text.encode()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            known = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-            links = (os.readlink(entry / name) for name in ("cwd", "fd/1"))  # fd/1: its log
-            if needle in known or any(link.startswith(text) for link in links):
-                os.kill(int(entry.name), signal.SIGKILL)
-        except OSError:
-            continue
+    """Kill until a whole look at /proc finds nothing: what was killed may just have forked."""
+    while any([_kill_if_it_mentions(entry, text) for entry in Path("/proc").iterdir()]):
+        continue
+
+
+def _kill_if_it_mentions(entry: Path, text: str) -> bool:
+    if not entry.name.isdigit() or int(entry.name) == os.getpid():
+        return False
+    try:
+        known = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+        links = (os.readlink(entry / name) for name in ("cwd", "fd/1"))  # fd/1: its log
+        found = text.encode() in known or any(link.startswith(text) for link in links)
+        if found:
+            os.kill(int(entry.name), signal.SIGKILL)
+    except OSError:
+        return False
+    return found
