@@ -51,7 +51,7 @@ def targets() -> Iterator[Targets]:
 
 def _kill_all_that_mention(text: str) -> None:
     """Kill until a whole look at /proc finds nothing: what was killed may just have forked."""
-    while any([_kill_if_it_mentions(entry, text) for entry in Path("/proc").iterdir()]):
+    while any(_kill_if_it_mentions(entry, text) for entry in Path("/proc").iterdir()):
         continue
 
 
