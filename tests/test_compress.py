@@ -144,6 +144,15 @@ def test_killed_at_any_point_nothing_is_lost(data: Path) -> None:
         (data / "a.log.gz").unlink()
 
 
+def test_what_a_killed_run_left_goes_though_its_file_is_gone(data: Path) -> None:
+    make(data / "a.log.gz", 1, gzip.compress(TEXT))
+    os.link(data / "a.log.gz", data / ".a.log.upkeep-tmp")
+    assert clean(data, data, *COMPRESS, "--dry-run").returncode == 0
+    assert names(data) == [".a.log.upkeep-tmp", "a.log.gz"]
+    result = clean(data, data, *COMPRESS)
+    assert (result.returncode, names(data)) == (0, ["a.log.gz"])
+
+
 def start(data: Path, *args: str) -> "subprocess.Popen[str]":
     command = [sys.executable, ROOT / "bin/cleanup.py", "--config", data.parent / "upkeep.toml"]
     return subprocess.Popen([*command, data, *args], text=True, stdout=subprocess.PIPE)

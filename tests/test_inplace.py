@@ -51,6 +51,13 @@ def test_a_log_that_nobody_has_open_is_emptied(data: Path) -> None:
     assert ((data / "a.log").stat().st_size, (data / "a.log").stat().st_ino) == (0, inode)
 
 
+def test_a_log_that_is_only_read_is_emptied_too(data: Path) -> None:
+    make(data / "a.log", 100, b"line\n" * 1000)
+    with open(data / "a.log"):  # as tail -f does
+        [row] = rows(clean(data, data, *TRUNCATE))
+    assert (row["truncated"], (data / "a.log").stat().st_size) == (1, 0)
+
+
 def test_a_log_in_use_is_shortened_or_refused_but_loses_no_new_line(data: Path) -> None:
     path = data / "a.log"
     path.write_bytes(b"".join(record(50, -1) for _ in range(1000)))

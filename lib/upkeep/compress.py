@@ -15,6 +15,7 @@ from upkeep.tree import QUIETLY, Found
 
 codec: Any = importlib.import_module("isal.igzip" if importlib.util.find_spec("isal") else "gzip")
 
+LEFTOVER = ".upkeep-tmp"  # how the name of a temporary file ends
 _CHUNK = 1 << 20
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".br", ".zip", ".7z")
 
@@ -23,7 +24,7 @@ _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".br", ".zip", ".7z")
 def temporary(found: Found) -> Iterator[tuple[int, str]]:
     """An empty private file beside `found`: (descriptor for appending, name). It goes in the end,
     unless renamed; one that a killed run left goes before. Raises OSError."""
-    name = f".{found.name[:60]}.upkeep-tmp"
+    name = f".{found.name[:60]}{LEFTOVER}"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(name, dir_fd=found.directory)
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -7,7 +7,7 @@ import fcntl
 import os
 from collections.abc import Iterable
 
-from upkeep.openfiles import Claim, LeftAloneError, describe, lease, writers
+from upkeep.openfiles import Claim, LeftAloneError, Writer, describe, lease, writers
 from upkeep.tree import Found
 
 _COLLAPSE = 0x08
@@ -19,13 +19,7 @@ LONGEST_LINE = 2 << 20  # a longer one is no record and no line of a log
 def open_in_place(found: Found) -> int | None:
     """A descriptor for `drop`; None when nobody writes, but the file system cannot do it. Raises
     LeftAloneError when somebody writes who is not visible or would not follow, and OSError."""
-    try:
-        with Claim(found):
-            others = []
-    except LeftAloneError:
-        others = writers(found.info)
-        if not others:
-            raise
+    others = _others(found)
     able = _file_system(found.info.st_dev) in _ABLE
     if able and all(appends for _, _, appends in others):
         return found.open(os.O_RDWR)
@@ -33,6 +27,17 @@ def open_in_place(found: Found) -> int | None:
         why = "without O_APPEND" if able else "and this file system cannot shorten it in place"
         raise LeftAloneError(f"{describe(others)}, {why}")
     return None
+
+
+def _others(found: Found) -> list[Writer]:
+    """Who writes it. Raises LeftAloneError when it is somebody who is not visible, and OSError."""
+    try:
+        with Claim(found):
+            return []
+    except LeftAloneError:
+        if others := writers(found.info):
+            return others
+        raise
 
 
 def _file_system(device: int) -> str:
@@ -92,13 +97,22 @@ def line_begin(fd: int, offset: int) -> int:
 
 
 def truncate(found: Found, dry_run: bool) -> int:
-    """Drop all lines that are complete by now: to size 0 where no other program has the file open,
-    else in place. Returns the bytes freed. Raises LeftAloneError and OSError."""
+    """Drop all lines that are complete by now: to size 0 where nobody writes it, else in place.
+    Returns the bytes freed. Raises LeftAloneError and OSError."""
     with open(found.open(os.O_RDWR), "rb+", buffering=0) as file:
-        if lease(file.fileno(), fcntl.F_WRLCK):  # nobody can open it until it is closed
+        alone = lease(file.fileno(), fcntl.F_WRLCK)  # nobody can open it until it is closed
+        if alone and not dry_run:
+            file.truncate(0)
+    if alone:
+        return found.info.st_blocks * 512
+    if not _others(found):  # as under tail -f; a lease that shuts writers out cannot be had
+        with open(found.open(os.O_RDWR), "rb+", buffering=0) as file:
+            now, then = os.fstat(file.fileno()), found.info
+            if (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
+                raise LeftAloneError("changed meanwhile")
             if not dry_run:
                 file.truncate(0)
-            return found.info.st_blocks * 512
+        return found.info.st_blocks * 512
     fd = open_in_place(found)
     if fd is None:
         raise LeftAloneError("open in another program, and it cannot be shortened in place")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import translate
 
 from upkeep import inplace, openfiles, prune, timestamps, tree, units
-from upkeep.compress import compress
+from upkeep.compress import LEFTOVER, compress
 from upkeep.openfiles import LeftAloneError
 from upkeep.settings import CleanupSettings
 from upkeep.text import printable
@@ -100,11 +100,17 @@ class Sweep:
         match, exclude = globs(self.rule.match), globs(self.rule.exclude)
 
         def wanted(folder: str, name: str) -> bool:
-            return match(folder, name) and not exclude(folder, name)
+            return (match(folder, name) or leftover(name)) and not exclude(folder, name)
+
+        def leftover(name: str) -> bool:  # of a killed run: its folder's flock is ours by now
+            return name.startswith(".") and name.endswith(LEFTOVER)
 
         for root in self.roots:
             try:
                 for found in tree.walk(root, wanted, report.trouble, self.stopped):
+                    if leftover(found.name):
+                        self._remove(found, report)
+                        continue
                     when = self._time_of(found, report)
                     if when is not None:
                         report.count(found, when, self.now)
@@ -112,6 +118,14 @@ class Sweep:
                         yield found, when
             except OSError as error:
                 report.trouble(root, error)
+
+    def _remove(self, found: Found, report: Report) -> None:
+        """A leftover goes without a word, but for the trouble that it makes."""
+        try:
+            if not self.dry_run:
+                os.unlink(found.name, dir_fd=found.directory)
+        except OSError as error:
+            report.trouble(found.path, error)
 
     def _time_of(self, found: Found, report: Report) -> float | None:
         rule = self.rule

@@ -88,8 +88,8 @@ def walk(
             shown = f"{root}/{folder}"
             try:
                 with opened(folder, top) as directory:
-                    if os.fstat(directory).st_dev != os.fstat(top).st_dev:
-                        trouble(shown, "another file system")
+                    if _mount(directory) != _mount(top):
+                        trouble(shown, "another file system, or mounted from elsewhere")
                         continue
                     fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     yield from _files(directory, shown, folder, wanted, pending)
@@ -98,6 +98,12 @@ def walk(
             except OSError as error:
                 if error.errno != errno.ENOENT:  # else it went meanwhile
                     trouble(shown, error)
+
+
+def _mount(directory: int) -> tuple[int, str]:
+    """The file system, and the mount by which it is seen: a bind mount has one of its own."""
+    with open(f"/proc/self/fdinfo/{directory}") as file:
+        return os.fstat(directory).st_dev, file.read().partition("mnt_id:")[2].partition("\n")[0]
 
 
 def _files(
