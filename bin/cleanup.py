@@ -68,9 +68,9 @@ def chosen_rules(args: argparse.Namespace, settings: config.Config) -> list[Clea
     """The rule that the options describe, or those of upkeep.toml. Raises OperatorError."""
     options = {name: getattr(args, name) for name in ("paths", *RULE_KEYS)}
     given = {name: value for name, value in options.items() if value not in (None, [])}
-    for name in (name for name, value in given.items() if value == ""):  # never a limit dropped
-        option = name.replace("_", "-")
-        raise OperatorError(f'--{option}: expected a value, got ""', Exit.USAGE)
+    for name, value in given.items():
+        if value == "":  # an unset variable must not drop a limit
+            raise OperatorError(f'{name}: expected a value, got ""', Exit.USAGE)
     rules = settings.cleanups
     if given:
         rules = config.parse({"cleanup": {"command-line": given}}, Path("command line")).cleanups

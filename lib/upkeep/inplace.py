@@ -7,7 +7,7 @@ import fcntl
 import os
 from collections.abc import Iterable
 
-from upkeep.openfiles import Claim, LeftAloneError, Writer, describe, lease, writers
+from upkeep.openfiles import Claim, LeftAloneError, Writer, describe, lease, refuse_changed, writers
 from upkeep.tree import Found
 
 _COLLAPSE = 0x08
@@ -103,15 +103,13 @@ def truncate(found: Found, dry_run: bool) -> int:
         alone = lease(file.fileno(), fcntl.F_WRLCK)  # nobody can open it until it is closed
         if alone and not dry_run:
             file.truncate(0)
-    if alone:
-        return found.info.st_blocks * 512
-    if not _others(found):  # as under tail -f; a lease that shuts writers out cannot be had
+    if not alone and not _others(found):  # only read, as by tail -f: no lease keeps writers out
         with open(found.open(os.O_RDWR), "rb+", buffering=0) as file:
-            now, then = os.fstat(file.fileno()), found.info
-            if (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
-                raise LeftAloneError("changed meanwhile")
+            refuse_changed(os.fstat(file.fileno()), found)
             if not dry_run:
                 file.truncate(0)
+        alone = True
+    if alone:
         return found.info.st_blocks * 512
     fd = open_in_place(found)
     if fd is None:

@@ -67,6 +67,13 @@ def lease(fd: int, kind: int = fcntl.F_RDLCK) -> bool | None:
     return True
 
 
+def refuse_changed(now: os.stat_result, found: Found) -> None:
+    """Raise LeftAloneError when `now` is another file's, or what `found` was has changed."""
+    stamps = [(i.st_dev, i.st_ino, i.st_size, i.st_mtime_ns) for i in (now, found.info)]
+    if stamps[0] != stamps[1]:
+        raise LeftAloneError("changed meanwhile")
+
+
 class Claim:
     """A file that nobody writes, open for reading as `fd` in a with block; whoever wants to write
     it waits, where leases work. Raises LeftAloneError and OSError."""
@@ -88,16 +95,11 @@ class Claim:
     def check(self) -> None:
         """Raise LeftAloneError when the name stands for another file by now, the file was changed,
         or somebody waits to open it. To be called directly before the name is taken away."""
-        found = self._found
+        name, directory = self._found.name, self._found.directory
         try:
-            now = os.stat(found.name, dir_fd=found.directory, follow_symlinks=False)
+            now = os.stat(name, dir_fd=directory, follow_symlinks=False)
         except FileNotFoundError:
             raise LeftAloneError("gone meanwhile") from None
-        then = found.info
-        if not os.path.samestat(now, then) or (now.st_size, now.st_mtime_ns) != (
-            then.st_size,
-            then.st_mtime_ns,
-        ):
-            raise LeftAloneError("changed meanwhile")
+        refuse_changed(now, self._found)
         if self._leased and fcntl.fcntl(self.fd, fcntl.F_GETLEASE) == fcntl.F_UNLCK:
             raise LeftAloneError("another program opens it for writing")

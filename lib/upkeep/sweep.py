@@ -1,5 +1,6 @@
 """One cleanup rule at work: which files it means, the plan, the steps, the report."""
 
+import contextlib
 import heapq
 import math
 import os
@@ -103,13 +104,14 @@ class Sweep:
             return (match(folder, name) or leftover(name)) and not exclude(folder, name)
 
         def leftover(name: str) -> bool:  # of a killed run: its folder's flock is ours by now
-            return name.startswith(".") and name.endswith(LEFTOVER)
+            return not self.dry_run and name.startswith(".") and name.endswith(LEFTOVER)
 
         for root in self.roots:
             try:
                 for found in tree.walk(root, wanted, report.trouble, self.stopped):
                     if leftover(found.name):
-                        self._remove(found, report)
+                        with contextlib.suppress(OSError):
+                            os.unlink(found.name, dir_fd=found.directory)
                         continue
                     when = self._time_of(found, report)
                     if when is not None:
@@ -118,14 +120,6 @@ class Sweep:
                         yield found, when
             except OSError as error:
                 report.trouble(root, error)
-
-    def _remove(self, found: Found, report: Report) -> None:
-        """A leftover goes without a word, but for the trouble that it makes."""
-        try:
-            if not self.dry_run:
-                os.unlink(found.name, dir_fd=found.directory)
-        except OSError as error:
-            report.trouble(found.path, error)
 
     def _time_of(self, found: Found, report: Report) -> float | None:
         rule = self.rule
