@@ -34,13 +34,12 @@ EXAMPLES = """  restart.py trader                       # a fresh copy, now
 
 def restart(known: Task, options: Namespace) -> Result:
     """Restart one task as the options want it. Raises OperatorError and OSError."""
-    conditions = (options.if_rss_above, options.if_older_than)
-    bare = conditions == (None, None) and not (options.when_quiet or options.if_leaking)
+    size, age = options.if_rss_above, options.if_older_than
+    bare = (size, age) == (None, None) and not (options.when_quiet or options.if_leaking)
     if not (bare and options.names) and (known.record.down or "given_up" in known.record.trouble):
         return Result(known.name, "not_needed", detail="stopped on purpose, or given up")
     alive, reason = known.running(), options.reason
     stat = proc.read_stat(alive.pid) if alive else None
-    size, age = conditions
     if stat and (size is not None or age is not None or options.if_leaking):
         asked = TaskSettings(
             known.name, command_words("-"), max_rss=size, max_rss_samples=1, max_age=age

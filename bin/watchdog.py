@@ -52,8 +52,7 @@ def step_for_dead(known: Task, why: str, died: int) -> Step:
     if record.down:
         return "", "stopped on purpose"
     if "given_up" in known.record.trouble:
-        age = history.age(record.trouble["given_up"])  # below 0: by a wrong clock
-        cooled = not 0 <= age < known.settings.crash_cooldown
+        cooled = not 0 <= history.age(record.trouble["given_up"]) < known.settings.crash_cooldown
         return ("probe", "tried again") if cooled else ("", "given up")
     if record.pid and (record.boot_id != proc.boot_id() or "interrupted" in why):
         return "boot" if record.boot_id != proc.boot_id() else "restart", why

@@ -617,3 +617,11 @@ def test_what_could_never_work_is_refused(house: House, key: str, value: list[st
     house.task("trader", **{key: value})
     result = house.run("restart", "trader")
     assert result.returncode == 2 and key in result.stderr
+
+
+def test_a_dry_run_of_what_never_ran_writes_nothing(house: House, home: Path) -> None:
+    house.task("trader", log=home / "elsewhere" / "new.log")
+    result = house.run("restart", "trader", "--dry-run")
+    assert result.returncode == 0 and "start:" in result.stdout
+    assert not (home / "elsewhere").exists()
+    assert {each.name for each in house.state.iterdir()} <= {"lock", "log"}

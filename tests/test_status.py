@@ -1,9 +1,13 @@
 """status.py: one table, aligned, honest about what it does not know."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.helpers import ROOT
 from tests.helpers.house import House, kill
 
 
@@ -50,3 +54,21 @@ def test_the_table_is_aligned_also_with_wide_characters(house: House) -> None:
 
 def test_an_unknown_task_is_a_usage_error(house: House) -> None:
     assert house.run("status", "nobody").returncode == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize("script", ["status", "stop"])
+def test_missing_rights_are_one_line(house: House, script: str) -> None:
+    house.start("trader")
+    os.chmod(house.state, 0)
+    bounded = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    command = [*bounded, sys.executable, ROOT / "bin" / f"{script}.py", "trader"]
+    environment = {"UPKEEP_CONFIG": str(house.config), "PATH": "/usr/bin:/bin"}
+    try:
+        result = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False
+        )
+    finally:
+        os.chmod(house.state, 0o700)
+    assert result.returncode == 1 and "Permission denied" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -283,7 +283,7 @@ def test_a_child_that_hides_where_it_comes_from_is_stopped_too(house: House) -> 
     """redis-server overwrites its environment; its starter is lost, but both wrote one log."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    code = f"import subprocess; subprocess.run(['redis-server', '--port', '{port}'], cwd='/tmp')"
+    code = f"import subprocess; subprocess.run(['redis-server', '--port', '{port}', '--save', ''])"
     ready = {"tcp": f"127.0.0.1:{port}"}
     house.task("db", [sys.executable, "-c", code], ready=ready)
     for script in ("stop", "watchdog"):
@@ -304,7 +304,7 @@ def test_a_daemon_with_a_pid_file_and_a_title_of_its_own_is_adopted(
 ) -> None:
     """Debian's redis-server is a link to another program; its second process has no status."""
     own = home / "redis.pid"
-    options = ["--port", "0", "--unixsocket", f"{home}/s", "--daemonize", "yes"]
+    options = ["--port", "0", "--unixsocket", f"{home}/s", "--save", "", "--daemonize", "yes"]
     subprocess.run(["redis-server", *options, "--pidfile", own], check=True, capture_output=True)
     wait_until(lambda: own.exists() and own.read_text().strip())
     first = int(own.read_text())

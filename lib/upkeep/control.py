@@ -110,8 +110,7 @@ def stop(task: Task, dry_run: bool) -> Result:
         files.discard(task.settings.pid_file)
     if known.stopping:  # until here, the next tick of the watchdog finishes an interrupted stop
         known.stopping = ""
-        with contextlib.suppress(OSError):
-            task.save()
+        task.note_trouble()
     if old or not was_down:
         result.facts["event"] = "stop"
         remember(task, result)

@@ -34,8 +34,8 @@ _BEFORE = (["upkeep-recorder"], [f"{_TOOLS}/setsid"], [f"{_TOOLS}/systemd-run"])
 _RECORDER_SECONDS = 0.2  # how long after a program's end its recorder may take to write
 
 # Descriptors: 1 the log, 3 the PID, 4 the command, 5 the exit status. The traps are empty commands,
-# not ignored signals, so that the child gets the default actions back. The task's variables are in
-# its environment already: its own must have names that no task uses.
+# not ignored signals, so that the child gets the default actions back. Its variables have names
+# that no task uses.
 _RECORDER = """trap : HUP INT TERM
 upkeep_newline='
 '
@@ -112,15 +112,22 @@ def environment(config: Config, task: TaskSettings) -> dict[str, str]:
 @contextlib.contextmanager
 def prepared(config: Config, task: TaskSettings, nonce: str) -> Iterator[Prepared]:
     """A process that needs only its command to be the task, and the stack of what else is undone
-    at the end of the block; unused, it ends there. Raises OperatorError and OSError."""
-    variables, status = environment(config, task), config.state / "tasks" / f"{task.name}.next"
-    files.make_directory(status.parent)
-    files.discard(status)
+    at the end of the block; unused, it ends there. Without a `nonce` it is a mere try, which
+    writes only to a temporary directory. Raises OperatorError and OSError."""
+    variables, folder, log_file = environment(config, task), config.state / "tasks", task.log
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     with contextlib.ExitStack() as stack:
-        with _rights_for(task, task.log):
-            files.make_directory(task.log.parent)
-            log = os.open(task.log, flags | os.O_APPEND | os.O_NONBLOCK, 0o600)
+        if not nonce:
+            import tempfile
+
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            log_file = folder / "log"
+        files.make_directory(folder)
+        status = folder / f"{task.name}.next"
+        files.discard(status)
+        with _rights_for(task, log_file):
+            files.make_directory(log_file.parent)
+            log = os.open(log_file, flags | os.O_APPEND | os.O_NONBLOCK, 0o600)
         end = os.open(status, flags | os.O_EXCL, 0o600)
         os.pwrite(end, b" " * 64, 0)  # so that a full disk can't keep the status out later
         stack.callback(files.discard, status)

@@ -125,8 +125,7 @@ class Task:
 
     def how_it_ended(self) -> tuple[int | str | None, float]:
         """The same for the recorded copy: nobody waits for a daemon's second process."""
-        nonce = "" if self.record.heir else self.record.nonce
-        return launch.how_it_ended(self.end_file, nonce)
+        return launch.how_it_ended(self.end_file, "" if self.record.heir else self.record.nonce)
 
     def _successor(self) -> proc.Identity | None:
         """The process that goes on when a program of ours has put itself into the background."""
@@ -196,9 +195,8 @@ def _fits(stored: dict[str, Any]) -> bool:
         return False
     due, trouble = known["due"], known["trouble"]
     moments = [known["started"], due, trouble.get("given_up", {})]
-    counted = [*known["counts"].values(), *known["over"].values()]
     return (
-        all(type(each) is int for each in counted)
+        all(type(each) is int for each in (*known["counts"].values(), *known["over"].values()))
         and all(isinstance(each, str) for each in (*known["command"], *known["place"]))
         and all(value >= 0 for value in known.values() if type(value) is int)
         and known["pid"] <= proc.PID_LIMIT
