@@ -60,7 +60,7 @@ def test_a_cut_is_made_at_a_line_end_or_a_blank() -> None:
 def test_html_of_any_kind_arrives_formatted_or_as_it_was_written(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over real requests: what the server cannot parse is sent once more without formatting."""
+    """Over real requests: what the server cannot parse is sent once more without its tags."""
     dice = random.Random(5)
     with BotApi() as api:
         for name, value in api.env.items():
@@ -75,8 +75,53 @@ def test_html_of_any_kind_arrives_formatted_or_as_it_was_written(
             sent = api.messages[-len(letters) :]
             if len(letters) == 1 and sent[0].get("parse_mode") != "HTML":
                 assert bot_rules.parse_html(source) is None
-            shown = "".join(each["text"].rpartition("\n")[0] for each in sent)
-            assert "".join(shown.split()) == "".join(source.split())
+            shown = "".join(map(visible, sent))
+            assert "".join(shown.split()) == "".join(message.plain(source).split())
+
+
+def visible(sent: dict[str, str]) -> str:
+    """What a reader sees of a message that was accepted, without its last line."""
+    text = sent["text"].rpartition("\n")[0]
+    return bot_rules.parse_html(text) or "" if sent.get("parse_mode") else text
+
+
+def test_long_html_is_cut_between_its_tags() -> None:
+    dice = random.Random(6)
+    words = ("word ", "&lt;tag&gt; ", "ä😀 ", "line\n", '<a href="http://x/?a&amp;b">link</a> ')
+    for _ in range(COUNT // 10):
+        pieces = []
+        for _ in range(dice.randint(1, 12)):
+            inner = "".join(dice.choices(words, k=dice.randint(1, 300)))
+            pieces.append(dice.choice(("{}", "<b>{}</b>", "<i><u>{}</u></i>")).format(inner))
+        source = "".join(pieces)
+        parts = message.split(source, html=True)
+        seen = [bot_rules.parse_html(part) for part in parts]
+        assert None not in seen
+        assert all(message.units(each or "") <= message.TEXT_MOST for each in seen)
+        assert "".join(map(str, seen)).split() == message.plain(source).split()
+        assert message.plain(source) == bot_rules.parse_html(source)
+
+
+def test_what_only_looks_like_markup_stays() -> None:
+    assert (
+        message.plain("a < b &amp; <module> <b>x</b>&lt;i&gt; &copy;")
+        == "a < b & <module> x<i> &copy;"
+    )
+
+
+FAMILY = "\N{MAN}\u200d\N{WOMAN}\u200d\N{GIRL}"
+
+
+@pytest.mark.parametrize(
+    "char", [FAMILY, "e\u0301\u0323", "\N{THUMBS UP SIGN}\U0001f3fd", "☎\ufe0f"]
+)
+@pytest.mark.parametrize("shift", range(4))
+def test_no_cut_goes_through_what_is_seen_as_one(char: str, shift: int) -> None:
+    text = "x" * shift + char * 3000
+    parts = message.split(text)
+    assert "".join(parts) == text
+    assert all(len(part.lstrip("x")) % len(char) == 0 for part in parts)
+    assert len(message.split("a" + "\u0301" * 9000)) == 3
 
 
 HTML = (*ALPHABETS, "<b>", "</b>", "<i>bold</i>", "<pre>", "</pre>", '<a href="http://x">', "</a>")

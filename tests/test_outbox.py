@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,24 @@ def test_what_is_too_old_or_too_much_is_given_up_and_told_once(tmp_path: Path) -
     outbox.put(Letter("1", "older", ttl=1.0), NOW)
     outbox.tidy(NOW + 3601)
     assert len(texts(outbox)) == 2
+
+
+def test_what_killed_senders_left_goes_after_an_hour(tmp_path: Path) -> None:
+    outbox, now = Outbox(tmp_path), time.time()
+    letter = outbox.put(Letter("1", "x", upload="document"), now, "", b"content")
+    old, fresh = tmp_path / "new/.a.json.1-0.tmp", tmp_path / "new/.b.json.1-0.tmp"
+    orphan = tmp_path / "new/.c.file"
+    for path in (old, fresh, orphan):
+        path.write_text("{")
+    for path in (old, orphan, letter.attachment):
+        os.utime(path, (now - 3700, now - 3700))
+    outbox.tidy(now)
+    assert [path.exists() for path in (old, orphan, fresh, letter.attachment)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_silent_letters_make_room_for_loud_ones(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from upkeep import config
 from upkeep.errors import Exit
 from upkeep.outbox import Letter
 from upkeep.settings import TelegramSettings
-from upkeep.telegram import Post, choose, compose, parse_chat
+from upkeep.telegram import Post, choose, compose, parse_chat, send
 
 NOW = 1_800_000_000.0
 
@@ -271,6 +271,87 @@ def test_what_another_form_mends_is_mended_in_the_same_run(
     post.flush()
     assert len(api.sends) == 2
     assert {key: api.messages[0].get(key) for key in changed} == changed
+
+
+@pytest.mark.parametrize("style", ["", "bold", "HTML"])
+def test_a_text_that_is_too_long_is_divided_in_the_same_run(
+    home: Path, api: BotApi, style: str
+) -> None:
+    source = "".join(f"<b>line</b> {number}\n" for number in range(200))
+    post = Post(settings(home))
+    letter = post.write(Letter("", source, style=style))[0]
+    post.write(Letter("", "behind it"))
+    api.script("400:Bad Request: message is too long", "400:Bad Request: message is too long")
+    post.flush()
+    assert post.fate(letter) == (Exit.DONE, "")
+    assert "behind it" in api.texts.pop()
+    shown = "".join(text.rpartition("\n")[0] for text in api.texts)
+    assert re.findall(r"> (\d+)", shown) == [str(number) for number in range(200)]
+    assert {each.get("parse_mode", "") for each in api.messages} <= {"", style}
+
+
+def test_a_text_that_is_always_too_long_is_refused(home: Path, api: BotApi) -> None:
+    post = Post(settings(home))
+    letter = post.write(Letter("", "word " * 500))[0]
+    api.always = "400:Bad Request: message is too long"
+    post.flush()
+    assert post.fate(letter) == (Exit.PROBLEM, "Bad Request: message is too long")
+    assert (len(api.sends) < 32, post.outbox.names()) == (True, [])
+
+
+def test_a_caption_that_is_too_long_goes_alone(home: Path, api: BotApi) -> None:
+    post = Post(settings(home))
+    letter = Letter("", "word " * 140, upload="document", file_name="x.txt")
+    api.script("400:Bad Request: message caption is too long")
+    post.write(letter, b"content")
+    post.flush()
+    assert [each["method"] for each in api.messages] == ["sendMessage"] * 2 + ["sendDocument"]
+    assert api.messages[2]["document"] == {"name": "x.txt", "bytes": b"content"}
+    assert [*(home / "var/outbox/new").iterdir()] == []
+
+
+def test_a_picture_that_is_refused_goes_as_a_document(home: Path, api: BotApi) -> None:
+    post = Post(settings(home))
+    post.write(Letter("", "x", upload="photo", file_name="x.png"), b"no picture")
+    post.flush()
+    assert [each["method"] for each in api.sends] == ["sendPhoto", "sendDocument"]
+    assert api.messages[0]["document"] == {"name": "x.png", "bytes": b"no picture"}
+
+
+def test_the_new_number_of_a_group_is_remembered(
+    home: Path, api: BotApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.script("migrate:-100777")
+    for text in "xy":
+        post = Post(settings(home))
+        post.write(Letter("-55", text))
+        post.flush()
+    assert [each["chat_id"] for each in api.sends] == ["-55", "-100777", "-100777"]
+    assert capsys.readouterr().err.count("mend TELEGRAM_CHAT_ID") == 1
+
+
+def test_html_in_a_backlog_keeps_its_format_and_without_it_shows_no_tags(
+    home: Path, api: BotApi
+) -> None:
+    for bad in (False, True):
+        post = Post(settings(home))
+        post.write(Letter("", "<b>all</b> &lt;good&gt;", style="HTML"))
+        post.write(Letter("", "1 < 2", style="HTML" if bad else ""))
+        for number in range(8):
+            post.write(Letter("", f"a < b {number}", style="bold"))
+        post.flush()
+    good, plain = api.messages
+    assert good["parse_mode"] == "HTML" and "<b>all</b> &lt;good&gt;\n" in good["text"]
+    assert "1 &lt; 2\n" in good["text"]
+    assert "parse_mode" not in plain and "all <good>\n" in plain["text"]
+    assert "a < b 7\n" in plain["text"]
+
+
+def test_an_empty_text_of_a_program_is_told(home: Path, api: BotApi) -> None:
+    file = str(toml(home))
+    assert [send(text, config_file=file)[0] for text in ("", " \n", "x")] == [False, False, True]
+    assert "the text is empty" in send("", config_file=file)[1]
+    assert len(api.messages) == 1
 
 
 def test_without_a_disk_the_alert_goes_out_directly(

@@ -1,8 +1,11 @@
 """bin/telegram_alert.py against the stand-in of the Bot API."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -181,6 +184,46 @@ def test_an_empty_text_and_a_missing_one_are_usage_errors(config: Path) -> None:
             done = alert(*args, config=config, api=api)
             assert (done.returncode, "the text is empty" in done.stderr) == (2, True)
     assert api.requests == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+@pytest.mark.parametrize("args", [["--status"], ["--flush"], ["hello"]])
+def test_the_state_of_another_user_is_told_in_one_line(args: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as name, BotApi() as api:
+        os.chmod(name, 0o755)
+        for part in ("bin", "lib"):
+            shutil.copytree(ROOT / part, Path(name, part))
+        Path(name, "var/outbox/new").mkdir(parents=True)
+        Path(name, "var").chmod(0o700)
+        config = Path(name, "upkeep.toml")
+        config.write_text('[paths]\nstate = "var"\n')
+        done = subprocess.run(
+            ["/usr/bin/python3", f"{name}/bin/telegram_alert.py", "--config", config, *args],
+            env=api.env,
+            capture_output=True,
+            text=True,
+            user=65534,
+            group=65534,
+            extra_groups=[],
+            check=False,
+        )
+    assert (done.returncode, "Traceback" in done.stderr) == (int(args != ["hello"]), False)
+    assert "Permission denied" in done.stderr
+    assert len(api.messages) == (args == ["hello"])
+
+
+def test_a_closed_stdin_is_an_empty_text(config: Path) -> None:
+    script = f"exec {sys.executable} {ROOT}/bin/telegram_alert.py --config {config} <&-"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "the text is empty" in done.stderr
+
+
+def test_a_title_beside_html_is_no_markup(config: Path) -> None:
+    with BotApi() as api:
+        done = alert("<i>x</i>", "--html", "--title", "a < b", config=config, api=api)
+    assert (done.returncode, len(api.sends)) == (0, 1)
+    assert api.texts[0].startswith("<b>a &lt; b</b>\n<i>x</i>\n")
 
 
 def test_a_torn_and_a_foreign_file_are_set_aside_and_the_rest_flows_on(

@@ -70,9 +70,11 @@ class Alerts:
 
     def inform(self, title: str, body: str = "", level: str = "info", kind: str = "") -> None:
         """Send a message outside of any episode. Level info is silent, kind "pre" keeps columns."""
+        silent, style = self.model.silent or level == "info", kind or self.model.style
+        if title and style == "HTML":
+            title = f"<b>{message.escape(title)}</b>"
         text = message.clean("\n".join(part for part in (title, body) if part))
         cli.log(self._settings, f"alert ({level}): {text[:500]}")
-        silent, style = self.model.silent or level == "info", kind or self.model.style
         try:
             self._post = self._post or Post(self._settings)
             letter = replace(self.model, text=text, silent=silent, style=style)

@@ -31,7 +31,8 @@ logging.getLogger("urllib3.connectionpool").addFilter(lambda line: "/bot" not in
 class Verdict(NamedTuple):
     """What an answer means: delivered · retry (not sent) · maybe (perhaps sent) · stop (not sent,
     no use to retry soon) · wait (`seconds`, the server's word) · token, chat (refused until an
-    operator mends it) · change (again at once, with these fields changed) · refused (for good)."""
+    operator mends it) · change (again at once, with these fields changed) · split (too long) ·
+    refused (for good)."""
 
     action: str
     why: str = ""
@@ -63,7 +64,9 @@ def judge(status: int, answer: bytes, retry_after: str = "") -> Verdict:
         return Verdict("wait", why, _hold(details.get("retry_after", retry_after)))
     if status in (401, 404):
         return Verdict("token", f"the token was refused ({why})")
-    if moved:
+    if "too long" in why:
+        return Verdict("split", why)
+    if type(moved) is int:
         return Verdict("change", why, change={"chat_id": str(moved)})
     if "thread not found" in why or "entit" in why:
         fields = ("message_thread_id",) if "thread" in why else ("entities", "parse_mode")

@@ -1,8 +1,16 @@
 """The text of a message: any bytes made readable, and cut into parts that fit."""
 
+import re
+
 CAPTION_MOST = 800  # of 1024
 TEXT_MOST = 3800  # of 4096 UTF-16 units: some stay free for what is added when it is sent
 
+_MARKUP = re.compile(  # core.telegram.org/bots/api#html-style
+    r"<(?P<end>/?)(?P<name>a|b|strong|i|em|u|ins|s|strike|del|span|tg-[a-z]+|code|pre|blockquote)"
+    r"(?:\s[^<>]*)?>|&(?:lt|gt|amp|quot|#\d+|#x[0-9a-f]+);",
+    re.IGNORECASE,
+)
+_TORN = re.compile(r"(?:<[^<>]{0,1000}|&[#\w]{0,9})\Z")
 _DROPPED = dict.fromkeys([0x0D, *range(0x2028, 0x202F)])  # the server drops these, too
 _BLANKED = dict.fromkeys([*(code for code in range(32) if code not in (9, 10, 13)), 0x7F], " ")
 
@@ -20,16 +28,55 @@ def units(text: str) -> int:
     return len(text) + sum(char > "\uffff" for char in text)
 
 
-def split(text: str, most: int = TEXT_MOST) -> list[str]:
-    """Parts of at most `most` UTF-16 units, cut behind line ends or else blanks where there are."""
-    parts = []
+def escape(text: str) -> str:
+    """`text` as Telegram's HTML."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def plain(html: str) -> str:
+    """What a reader sees of Telegram's HTML. What only looks like a tag stays as it is."""
+    from html import unescape
+
+    return _MARKUP.sub(lambda found: "" if found["name"] else unescape(found[0]), html)
+
+
+def split(text: str, most: int = TEXT_MOST, *, html: bool = False) -> list[str]:
+    """Parts of at most `most` UTF-16 units, cut behind line ends or else blanks where there are.
+
+    In HTML the tags that are open at a cut are closed there and opened again behind it.
+    """
+    parts: list[str] = []
+    opened: list[re.Match[str]] = []
     while text:
-        end = min(most, len(text))
-        while (excess := units(text[:end]) - most) > 0:
-            end -= (excess + 1) // 2
-        if end < len(text):
-            found = text.rfind("\n", end // 2, end)
-            end = (found if found >= 0 else text.rfind(" ", end // 2, end)) + 1 or end
-        parts.append(text[:end])
-        text = text[end:]
-    return [part for part in parts if part.strip()]
+        end = _cut(text, most)
+        if html and end < len(text) and (torn := _TORN.search(text, 0, end)):
+            end = torn.start() or end
+        part, text = "".join(tag[0] for tag in opened) + text[:end], text[end:]
+        opened.clear()
+        for tag in _MARKUP.finditer(part) if html else ():
+            if tag["name"] and tag["end"]:
+                del opened[-1:]
+            elif tag["name"]:
+                opened.append(tag)
+        parts.append(part + "".join(f"</{tag['name']}>" for tag in reversed(opened)))
+    return [part for part in parts if (plain(part) if html else part).strip()]
+
+
+def _cut(text: str, most: int) -> int:
+    end = min(most, len(text))
+    while (excess := units(text[:end]) - most) > 0:
+        end -= (excess + 1) // 2
+    if end == len(text):
+        return end
+    found = text.rfind("\n", end // 2, end)
+    end = (found if found >= 0 else text.rfind(" ", end // 2, end)) + 1 or end
+    whole = (at for at in range(end, max(0, end - 64), -1) if not _joined(text[at - 1], text[at]))
+    return next(whole, end)
+
+
+def _joined(char: str, following: str) -> bool:
+    """Whether both are parts of what a reader sees as one character."""
+    import unicodedata
+
+    skin = "\U0001f3fb" <= following <= "\U0001f3ff"
+    return skin or "\u200d" in (char, following) or unicodedata.category(following)[0] == "M"

@@ -14,6 +14,7 @@ from pathlib import Path
 from upkeep import files
 
 MOST_LETTERS = 500
+GARBAGE_SECONDS = 3600.0
 _MAYBE = ".maybe"
 
 
@@ -118,6 +119,12 @@ class Outbox:
 
     def tidy(self, now: float) -> None:
         """Give up what is too old, too much or unanswered, silent ones first. The chat is told."""
+        known = {name.partition(".")[0] for name in self.names()}
+        for path in self.new.glob(".*"):  # what a killed sender left
+            if path.name.lstrip(".").partition(".")[0] not in known:
+                with contextlib.suppress(FileNotFoundError):
+                    if now - path.stat().st_mtime > GARBAGE_SECONDS:
+                        path.unlink()
         letters = sorted(self.letters(), key=lambda each: not each.silent)
         for number, letter in enumerate(letters):
             why = "the outbox was full" if len(letters) - number > MOST_LETTERS else ""
@@ -132,10 +139,13 @@ class Outbox:
 
     def fate(self, letter: Letter) -> str | None:
         """Why `letter` was given up, "" while it waits, None when it was delivered."""
-        grave = self._grave(letter)
-        if any(name.startswith(grave.name) for name in self.names()):
+        if not letter.path:  # it went out directly
+            return None
+        stem = letter.path.name.partition(".")[0]  # of its halves, too
+        if any(name.startswith(stem) for name in self.names()):
             return ""
-        return str(json.loads(grave.read_bytes())["why"]) if grave.exists() else None
+        grave = next(self.dead.glob(f"{stem}*"), None)
+        return str(json.loads(grave.read_bytes())["why"]) if grave else None
 
     def _grave(self, letter: Letter) -> Path:
         return self.dead / (letter.path.name.replace(_MAYBE, "") if letter.path else "none")

@@ -1,5 +1,6 @@
 """Messages to Telegram: into the outbox first, then sent, by one sender of the host at a time."""
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -18,7 +19,10 @@ from upkeep.errors import Exit, OperatorError
 from upkeep.outbox import Letter, Outbox
 
 API = "api"  # names in the breaker: this, one of the token, and the chats'
+MOVED = files.records_of({"to": str})  # groups that were given a new number
+SETTLED = ("delivered", "refused", "divided")
 PAUSES = {"token": 3600.0, "chat": 6 * 3600.0}  # after what only an operator can mend
+LEAST_UNITS = 500  # a text this short is not divided any further
 BACKLOG_LETTERS = 6
 BACKLOG_SECONDS = 600.0
 
@@ -59,14 +63,18 @@ def choose(waiting: list[Letter], now: float, alone: bool) -> list[Letter]:
     return same[:fitting] or [first]
 
 
-def compose(batch: list[Letter], now: float) -> dict[str, Any]:
+def compose(batch: list[Letter], now: float, formatted: bool = True) -> dict[str, Any]:
     """The text that sends `batch`: what is late has its own time, what may be a repeat says so."""
+    html = formatted and any(letter.style == "HTML" for letter in batch)
     first, age = batch[0], batch[0].age(now)
     late = len(batch) > 1 or age >= BACKLOG_SECONDS
     lines = [f"{len(batch)} messages, up to {units.format_duration(age)} late"] if late else []
     for letter in batch:
         when = time.strftime("[%m-%d %H:%M] ", time.localtime(letter.time)) if late else ""
-        lines.append(when + letter.text + (" (may be a repeat)" if letter.maybes else ""))
+        body = letter.text
+        if (letter.style == "HTML") != html:
+            body = message.escape(body) if html else message.plain(body)
+        lines.append(when + body + (" (may be a repeat)" if letter.maybes else ""))
     number = first.path.name.partition(".")[0][-4:] if first.path else "unstored"
     content = {
         "chat_id": first.chat,
@@ -75,11 +83,11 @@ def compose(batch: list[Letter], now: float) -> dict[str, Any]:
         "link_preview_options": {"is_disabled": True},
         "text": "\n".join([*lines, f"{os.uname().nodename} | #{number}"]),
     }
-    styled = message.units(first.text if first.style == "pre" else first.text.partition("\n")[0])
-    if first.style == "HTML" and not late:
+    length = message.units(first.text if first.style == "pre" else first.text.partition("\n")[0])
+    if html:
         content["parse_mode"] = "HTML"
-    elif first.style and styled and not late:
-        content["entities"] = [{"type": first.style, "offset": 0, "length": styled}]
+    elif formatted and first.style in ("bold", "pre") and length and not late:
+        content["entities"] = [{"type": first.style, "offset": 0, "length": length}]
     return content
 
 
@@ -88,6 +96,8 @@ def send(text: str, level: str = "warning", config_file: str | None = None) -> t
     settings = config.load(config_file)
     post, ttl = Post(settings), settings.telegram.expire_after
     written = post.write(Letter(text=message.clean(text), silent=level == "info", ttl=ttl))
+    if not written:
+        return False, "nothing to send: the text is empty"
     post.flush()
     why = "; ".join({why for code, why in map(post.fate, written) if code})
     return not why, why
@@ -113,6 +123,7 @@ class Post:
         self.outbox = Outbox(settings.state / "outbox")
         self.breaker = Breaker(settings.state / "outbox/breaker.json")
         self._end = time.monotonic() + self._settings.budget
+        self._moved: dict[str, Any] = {}
         self._skipped: set[str] = set()  # chats that this run offers nothing more
         self._why, self._alone = "the time of this run was used up", 0
 
@@ -121,17 +132,16 @@ class Post:
 
         The content of its file goes with the last; a very long text is such a file itself.
         """
-        written, parts = [], message.split(model.text) or [""] * (attached is not None)
-        if len(parts) > 1 and model.style == "HTML":  # a cut could go through a tag
-            model = replace(model, style="")
+        html = model.style == "HTML"
+        written, parts = [], message.split(model.text, html=html) or [""] * (attached is not None)
         if len(parts) > 4 and attached is None:
-            attached, parts = model.text.encode(), parts[:1]
+            attached, parts = (message.plain if html else str)(model.text).encode(), parts[:1]
             model = replace(model, upload="document", file_name="message.txt")
         if attached is not None and message.units(parts[-1]) > message.CAPTION_MOST:
             parts.append("")
         for chat, thread in [(model.chat, model.thread)] if model.chat else self.chats:
             for number, part in enumerate(parts, 1):
-                style = model.style if number == 1 or model.style == "pre" else ""
+                style = "" if number > 1 and model.style == "bold" else model.style
                 letter = replace(model, chat=chat, thread=thread, text=part, style=style)
                 file = attached if number == len(parts) else None
                 letter.upload = model.upload if file is not None else ""
@@ -151,6 +161,7 @@ class Post:
                 raise OperatorError(self.unsafe)
             with files.lock(self._state / "lock/outbox.lock", 2.0, "another sender"):
                 self.breaker = Breaker(self._state / "outbox/breaker.json")
+                self._moved = files.read_state(self._state / "outbox/moved.json", MOVED)
                 self._skipped.clear()
                 self.outbox.tidy(self._clock())
                 self._probe()
@@ -189,27 +200,51 @@ class Post:
     def _deliver(self, batch: list[Letter]) -> None:
         action, why, seconds, _ = self._try(batch)
         chat = batch[0].chat
+        if action == "split":
+            action = "divided" if len(batch) == 1 and self._divide(batch[0]) else "refused"
         if action == "refused" and len(batch) > 1:
             self._alone = len(batch)
         elif action in ("delivered", "chat", "refused"):
             self.outbox.end(batch, why)
-        if action not in ("delivered", "refused"):
+        if action not in SETTLED:
             self._skipped.add(chat)
         for name in (API, self._bot, chat) if action == "delivered" else ():
             self.breaker.succeeded(name)
         if time.monotonic() >= self._end and action in ("retry", "maybe"):
             self._why = f"{why}; then the time of this run was used up"  # no failure of theirs
-        elif action not in ("delivered", "refused"):
+        elif action not in SETTLED:
             names = {"token": self._bot, "chat": chat, "wait": chat if seconds <= 60 else API}
             pause = seconds or PAUSES.get(action, 0.0)
             self.breaker.failed(self._clock(), why, pause, names.get(action, API))
+
+    def _divide(self, letter: Letter) -> bool:
+        """Store what the server found too long in halves, without their file if it has one."""
+        size = message.units(letter.text)
+        if size < LEAST_UNITS or not letter.path:
+            return False
+        parts = message.split(letter.text, size // 2 + 1, html=letter.style == "HTML")
+        stem = letter.path.name.partition(".")[0]  # so that they stay in its place
+        for number, part in enumerate(parts):
+            self.outbox.put(replace(letter, text=part, upload=""), letter.time, f"{stem}-{number}")
+        if letter.upload:
+            content = letter.attachment.read_bytes()
+            self.outbox.put(replace(letter, text=""), letter.time, f"{stem}-9", content)
+        self.outbox.end([letter])
+        return True
+
+    def _move(self, chat: str, number: str) -> None:
+        cli.warn(f"the chat {chat} has the number {number} now: mend TELEGRAM_CHAT_ID")
+        self._moved[chat] = {"to": number}
+        with contextlib.suppress(OSError):
+            files.write_state(self._state / "outbox/moved.json", self._moved)
 
     def _try(self, batch: list[Letter]) -> Any:
         """Send `batch` until there is a verdict: three tries, but one more after a lost answer."""
         changes: dict[str, str] = {}
         tries = maybes = 0
         while True:
-            content = {**compose(batch, self._clock()), **changes}
+            content = {**compose(batch, self._clock(), "parse_mode" not in changes), **changes}
+            content["chat_id"] = self._moved.get(batch[0].chat, {}).get("to", batch[0].chat)
             verdict = (
                 self._upload(content, batch)
                 if batch[0].upload
@@ -220,6 +255,11 @@ class Post:
                 self.outbox.mark(batch, maybe=False)
             if action == "change" and not change.keys() <= changes.keys():
                 changes |= change
+                if "chat_id" in change:
+                    self._move(batch[0].chat, change["chat_id"])
+                continue
+            if action == "refused" and batch[0].upload == "photo":
+                batch[0].upload = "document"
                 continue
             tries += action in ("retry", "maybe")
             maybes += action == "maybe"
