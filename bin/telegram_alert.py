@@ -146,10 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return deliver(options, settings, "upkeep sends this to check the way.")
     file = options.document or options.photo
     from_stdin = options.text == "-" or (options.text is None and not file)
-    given = options.text or ""
-    if from_stdin:  # None: it was closed
-        given = sys.stdin.buffer.read(4_000_000) if sys.stdin else ""
-    text = message.clean(given)
+    given = sys.stdin and sys.stdin.buffer.read(4_000_000) if from_stdin else options.text
+    text = message.clean(given or "")  # stdin is None when it was closed
     if not text.strip() and not file:
         raise OperatorError("nothing to send: the text is empty", Exit.USAGE)
     return deliver(options, settings, text)

@@ -4,6 +4,7 @@ In between, an episode, repeats are counted; a reminder tells them every `remind
 """
 
 import contextlib
+import html
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -72,7 +73,7 @@ class Alerts:
         """Send a message outside of any episode. Level info is silent, kind "pre" keeps columns."""
         silent, style = self.model.silent or level == "info", kind or self.model.style
         if title and style == "HTML":
-            title = f"<b>{message.escape(title)}</b>"
+            title = f"<b>{html.escape(title)}</b>"
         text = message.clean("\n".join(part for part in (title, body) if part))
         cli.log(self._settings, f"alert ({level}): {text[:500]}")
         try:

@@ -1,6 +1,7 @@
 """The text of a message: any bytes made readable, and cut into parts that fit."""
 
 import re
+from html import unescape
 
 CAPTION_MOST = 800  # of 1024
 TEXT_MOST = 3800  # of 4096 UTF-16 units: some stay free for what is added when it is sent
@@ -28,15 +29,8 @@ def units(text: str) -> int:
     return len(text) + sum(char > "\uffff" for char in text)
 
 
-def escape(text: str) -> str:
-    """`text` as Telegram's HTML."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
 def plain(html: str) -> str:
     """What a reader sees of Telegram's HTML. What only looks like a tag stays as it is."""
-    from html import unescape
-
     return _MARKUP.sub(lambda found: "" if found["name"] else unescape(found[0]), html)
 
 

@@ -85,9 +85,8 @@ class Outbox:
         try:
             letter = Letter(**json.loads(files.read_small(path, 100_000)), path=path)
             whole = all(type(letter.__dict__[key]) is kind for key, kind in _TYPES.items())
-            if not whole or not 0 <= letter.time < 1e11:  # where no Unix time can be
-                raise ValueError
-            if letter.upload and not letter.attachment.is_file():
+            lost = letter.upload and not letter.attachment.is_file()
+            if lost or not whole or not 0 <= letter.time < 1e11:  # where no Unix time can be
                 raise ValueError
         except FileNotFoundError:  # delivered or given up by another process
             return None

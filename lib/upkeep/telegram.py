@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def compose(batch: list[Letter], now: float, formatted: bool = True) -> dict[str
         when = time.strftime("[%m-%d %H:%M] ", time.localtime(letter.time)) if late else ""
         body = letter.text
         if (letter.style == "HTML") != html:
-            body = message.escape(body) if html else message.plain(body)
+            body = escape(body) if html else message.plain(body)
         lines.append(when + body + (" (may be a repeat)" if letter.maybes else ""))
     number = first.path.name.partition(".")[0][-4:] if first.path else "unstored"
     content = {
@@ -172,9 +173,8 @@ class Post:
 
     def check(self) -> dict[str, str]:
         """What is wrong with the token and with each chat, "" if nothing is; asked in any case."""
-        found = {self._bot: self._ask("getMe", {}).why}
-        for chat, _ in self.chats:
-            found[chat] = self._ask("getChat", {"chat_id": chat}).why
+        found = {chat: self._ask("getChat", {"chat_id": chat}).why for chat, _ in self.chats}
+        found = {self._bot: self._ask("getMe", {}).why, **found}
         for name in [name for name, why in found.items() if not why]:
             self.breaker.succeeded(name)
         return found
@@ -206,8 +206,6 @@ class Post:
             self._alone = len(batch)
         elif action in ("delivered", "chat", "refused"):
             self.outbox.end(batch, why)
-        if action not in SETTLED:
-            self._skipped.add(chat)
         for name in (API, self._bot, chat) if action == "delivered" else ():
             self.breaker.succeeded(name)
         if time.monotonic() >= self._end and action in ("retry", "maybe"):
@@ -216,6 +214,7 @@ class Post:
             names = {"token": self._bot, "chat": chat, "wait": chat if seconds <= 60 else API}
             pause = seconds or PAUSES.get(action, 0.0)
             self.breaker.failed(self._clock(), why, pause, names.get(action, API))
+            self._skipped.add(chat)
 
     def _divide(self, letter: Letter) -> bool:
         """Store what the server found too long in halves, without their file if it has one."""
@@ -245,11 +244,7 @@ class Post:
         while True:
             content = {**compose(batch, self._clock(), "parse_mode" not in changes), **changes}
             content["chat_id"] = self._moved.get(batch[0].chat, {}).get("to", batch[0].chat)
-            verdict = (
-                self._upload(content, batch)
-                if batch[0].upload
-                else self._ask("sendMessage", content, batch)
-            )
+            verdict = self._ask("sendMessage", content, batch)
             action, _, seconds, change = verdict
             if action not in ("maybe", "delivered"):
                 self.outbox.mark(batch, maybe=False)
@@ -270,28 +265,22 @@ class Post:
                 return verdict._replace(action="refused") if action == "change" else verdict
             time.sleep(pause)
 
-    def _upload(self, content: dict[str, Any], batch: list[Letter]) -> Any:
-        """Send the file of the only letter in `batch`, with its text as the caption."""
-        content["caption"], letter = content.pop("text"), batch[0]
-        content["caption_entities"] = json.dumps(content.pop("entities", []) or [])
-        del content["link_preview_options"]
-        file = {letter.upload: (letter.file_name, letter.attachment.read_bytes())}
-        return self._ask(f"send{letter.upload.title()}", content, batch, file)
-
-    def _ask(
-        self,
-        method: str,
-        content: dict[str, Any],
-        batch: Sequence[Letter] = (),
-        file: dict[str, tuple[str, bytes]] | None = None,
-    ) -> Any:
+    def _ask(self, method: str, content: dict[str, Any], batch: Sequence[Letter] = ()) -> Any:
+        """Call `method`; where a file goes with the only letter, send that, the text under it."""
         cli.require("requests")
         from upkeep import botapi
 
         timeouts = (self._settings.connect_timeout, self._settings.timeout)
         content = {key: value for key, value in content.items() if value}
+        fields: dict[str, Any] = {"json": content}
+        if batch and batch[0].upload:
+            letter, method = batch[0], f"send{batch[0].upload.title()}"
+            content["caption"] = content.pop("text")
+            content["caption_entities"] = json.dumps(content.pop("entities", []))
+            del content["link_preview_options"]
+            file = (letter.file_name, letter.attachment.read_bytes())
+            fields = {"data": content, "files": {letter.upload: file}}
         call = botapi.Call(timeouts, lambda: self.outbox.mark(batch, maybe=True))
-        fields = {"data": content, "files": file} if file else {"json": content}
         return call.post(self._url + method, self._proxies, self._end, **fields)
 
     def fate(self, letter: Letter) -> tuple[Exit, str]:
