@@ -20,6 +20,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
@@ -44,10 +45,10 @@ def parser() -> ArgumentParser:
     return made
 
 
-def tell(alerts: Alerts, seen: Iterable[Level], counts: dict[str, int]) -> None:
-    """Open and close the episodes that are due."""
+def tell(alerts: Alerts, seen: Iterable[Level], counts: dict[str, int], forgetful: bool) -> None:
+    """Open and close the episodes that are due; if counts can't be kept, one sample will do."""
     for level in seen:
-        if counts[level.key] >= level.in_a_row:
+        if counts[level.key] >= (1 if forgetful else level.in_a_row):
             alerts.problem(level.key, level.text, f"{level.in_a_row} samples in a row")
         elif counts[level.key] == -level.in_a_row:
             alerts.recovered(level.key, level.text)
@@ -92,12 +93,25 @@ def figures(now: Reading, state: Row) -> metrics.Figures:
     return made
 
 
+def is_ours(state: Row) -> bool:
+    """Whether `state` is whole and of this script: what the last sample left for this one."""
+    kinds: dict[str, Any] = {"boot_id": str, "uptime": (int, float), "measured_at": (int, float)}
+    tables = ("counts", "leaks", "directories")
+    return (
+        state.get("written_by") == "memory_sample"
+        and all(isinstance(state.get(name), kind) for name, kind in kinds.items())
+        and all(isinstance(state.get(name), dict) for name in tables)
+        and all(isinstance(count, int) for count in state["counts"].values())
+        and isinstance(state.get("oom_kills"), (int, type(None)))
+    )
+
+
 def attempt(action: Callable[[], object]) -> int:
     """Read or write; what cannot be done is a warning. Returns the exit status."""
     try:
         action()
     except OSError as error:
-        cli.warn(f"{error.filename}: {error.strerror}")
+        cli.warn(f"{error.filename or 'the state directory'}: {error.strerror}")
         return Exit.PROBLEM
     return Exit.DONE
 
@@ -105,8 +119,7 @@ def attempt(action: Callable[[], object]) -> int:
 def sample(settings: Config, now: Reading, alerts: Alerts | None) -> tuple[Row, list[Level], int]:
     """Compare, alert and store; without `alerts` only compare."""
     row, state, file = now.row, Row(), settings.state / "memory" / "state.json"
-    status = attempt(lambda: state.update(files.read_state(file)))
-    state = state if state.get("written_by") == "memory_sample" else Row()
+    status = attempt(lambda: state.update(files.read_state(file, is_ours)))
     leaks: leak.Verdicts = {}
     if not 0 <= now.time - state.get("measured_at", -HOUR) < HOUR:
         past, _skipped = samples.read(settings.state, leak.WINDOW_SECONDS, now.time)
@@ -119,12 +132,12 @@ def sample(settings: Config, now: Reading, alerts: Alerts | None) -> tuple[Row, 
     counts = levels.count_on(state.get("counts", {}), seen)
     keys = {level.key for level in seen} | (set() if leaks else counts.keys())
     state["counts"] = {key: count for key, count in counts.items() if key in keys}
-    tell(alerts, seen, counts)
-    tell_kills(alerts, row, state)
-    state |= {name: row[name] for name in ("boot_id", "uptime", "oom_kills")}
+    last, state = state, state | {name: row[name] for name in ("boot_id", "uptime", "oom_kills")}
     state["written_by"] = "memory_sample"
-    status |= attempt(lambda: samples.append(settings.state, row))
-    status |= attempt(lambda: files.write_state(file, state))
+    forgotten = attempt(lambda: files.write_state(file, state))
+    tell(alerts, seen, counts, bool(forgotten))
+    tell_kills(alerts, row, last)
+    status |= forgotten | attempt(lambda: samples.append(settings.state, row))
     if settings.prometheus:
         path = settings.prometheus / "upkeep_memory.prom"
         status |= attempt(lambda: metrics.write(path, figures(now, state)))

@@ -217,9 +217,30 @@ def test_a_real_kill_by_the_kernel_names_its_victim(host: Host) -> None:
         group.rmdir()
 
 
-@pytest.mark.parametrize("content", ['{"counts": 5}', '{"measured_at": "x"}', '{"oom_kills": 1}'])
-def test_a_state_that_somebody_else_wrote_is_no_obstacle(host: Host, content: str) -> None:
+@pytest.mark.parametrize(
+    "odd", [{"counts": 5}, {"counts": {"x": "y"}}, {"measured_at": "x"}, {"written_by": "me"}]
+)
+def test_an_odd_state_is_set_aside_and_told_once(host: Host, odd: dict[str, Any]) -> None:
     host.sample()
-    (host.home / "var/memory/state.json").write_text(content)
+    state = host.home / "var/memory/state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | odd))
+    assert "set aside" in host.sample()
     assert host.sample() == ""
-    assert host.sample() == ""
+
+
+def test_when_counts_cannot_be_kept_one_sample_is_enough(host: Host) -> None:
+    (host.home / "var").mkdir(mode=0o700)
+    (host.home / "var/memory").write_text("a file where the directory should be")
+    host.sample(available=300_000, code=1)
+    assert host.api.texts and host.api.texts[0].startswith("memory 85.4%")
+
+
+def test_odd_lines_of_the_history_are_passed_over(host: Host) -> None:
+    host.sample()
+    (day,) = (host.home / "var/memory").glob("*-*.jsonl")
+    row = json.loads(day.read_text())
+    for odd in ({"disks": {"/": 5}}, {"dirs": {"/x": 7}}, {"dirs": ["/x"]}, {"dirs": 7}):
+        day.write_text(day.read_text() + json.dumps(row | odd) + "\n")
+    options = ("--config", host.home / "upkeep.toml", "--proc-root", host.home / "proc")
+    result = run_script("memory_report", *options)
+    assert result.returncode in (0, 1) and "Traceback" not in result.stderr, result.stderr

@@ -10,7 +10,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ DAYS = 31  # days with samples that are kept
 MOST_BYTES = 10_000_000
 MOST_PROGRAMS = 25  # of every reading
 Row = dict[str, Any]
-_DAMAGE = (ValueError, TypeError, KeyError, RecursionError, OverflowError)
+_DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 
 
 class Point(NamedTuple):
@@ -47,7 +47,21 @@ class Point(NamedTuple):
 
 Series = dict[str, list[Point]]
 _NUMBERS = ("pid", "start_ticks", "rss_bytes", "pss_bytes", "limit_bytes")
-_KINDS = {"time": float, "boot_id": str, "age_seconds": float, **dict.fromkeys(_NUMBERS, int)}
+_MOST_NUMBER = 1 << 62  # of bytes, PIDs and ticks; what is larger is damage
+
+
+def _count(value: Any) -> int:
+    if not 0 <= value < _MOST_NUMBER:
+        raise ValueError
+    return int(value)
+
+
+_KINDS: dict[str, Callable[[Any], Any]] = {
+    "time": float,
+    "boot_id": str,
+    "age_seconds": float,
+    **dict.fromkeys(_NUMBERS, _count),
+}
 
 
 class Reading(NamedTuple):
@@ -149,7 +163,14 @@ def with_points(row: Row) -> Row:
             )
         )
     numbers = {name: row[name] + 0 for name in ("uptime", "swapped")}
-    return row | numbers | {"disks": dict(row["disks"]), "programs": points}
+    sizes = {
+        name: {path: [_count(size) for size in each] for path, each in row[name].items()}
+        for name in ("disks", "dirs")
+        if name in row
+    }
+    if any(len(each) != 2 for each in sizes["disks"].values()):
+        raise ValueError
+    return row | numbers | sizes | {"programs": points}
 
 
 def series(rows: Iterable[Row]) -> Series:
