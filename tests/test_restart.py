@@ -564,7 +564,9 @@ class TestAnotherUser:
             result = house.run("restart", "web")
             assert result.returncode != 0 and "ermission denied" in result.stderr, result.stderr
         assert not (house.state / "new.log").exists()
-        house.task("web", ["sleep", "1000"], user="nobody", log=theirs / "own.log")
+        os.chown(home / "secret", 1, 1)  # in a directory of root's it stays what root has named
+        keys = {"env_file": home / "secret", "log": theirs / "own.log"}
+        house.task("web", ["sleep", "1000"], user="nobody", **keys)
         assert house.run("restart", "web").returncode == 0
         assert (theirs / "own.log").stat().st_uid == 65534
 

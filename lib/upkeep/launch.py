@@ -198,8 +198,9 @@ def become(account: pwd.struct_passwd, group: int) -> None:
 def _rights_for(task: TaskSettings, path: Path) -> Iterator[None]:
     """Where somebody else could have laid `path`, look at it only with the task's own rights."""
     (account, group), groups, own = user_of(task), os.getgroups(), os.getegid()
-    laid = {each.lstat().st_uid for each in (path, *path.parents) if os.path.lexists(each)}
-    limited = os.geteuid() == 0 and (laid != {0} or files.writable_by_others(path))
+    way = [each for each in path.parents if os.path.isdir(each)] + [path] * path.is_symlink()
+    laid = {each.lstat().st_uid for each in way} != {0}
+    limited = os.geteuid() == 0 and (laid or files.writable_by_others(path.resolve().parent))
     try:
         if limited:
             os.initgroups(account.pw_name, group)
