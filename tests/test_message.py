@@ -102,6 +102,11 @@ def test_long_html_is_cut_between_its_tags() -> None:
         assert message.plain(source) == bot_rules.parse_html(source)
 
 
+def test_tags_that_are_never_closed_make_no_part_grow() -> None:
+    parts = message.split("<b>x" * 100_000, html=True)
+    assert max(map(len, parts)) < 2 * message.TEXT_MOST
+
+
 def test_what_only_looks_like_markup_stays() -> None:
     assert (
         message.plain("a < b &amp; <module> <b>x</b>&lt;i&gt; &copy;")

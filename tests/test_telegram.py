@@ -292,7 +292,8 @@ def test_a_text_that_is_too_long_is_divided_in_the_same_run(
 
 def test_a_text_that_is_always_too_long_is_refused(home: Path, api: BotApi) -> None:
     post = Post(settings(home))
-    letter = post.write(Letter("", "word " * 500))[0]
+    text = f"<a href='http://{'x' * 900}'>{'word ' * 500}</a>"
+    letter = post.write(Letter("", text, style="HTML"))[0]
     api.always = "400:Bad Request: message is too long"
     post.flush()
     assert post.fate(letter) == (Exit.PROBLEM, "Bad Request: message is too long")

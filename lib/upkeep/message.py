@@ -5,6 +5,7 @@ from html import unescape
 
 CAPTION_MOST = 800  # of 1024
 TEXT_MOST = 3800  # of 4096 UTF-16 units: some stay free for what is added when it is sent
+TAGS_MOST = 20  # open at a cut: with more of them every part would be longer than the one before
 
 _MARKUP = re.compile(  # core.telegram.org/bots/api#html-style
     r"<(?P<end>/?)(?P<name>a|b|strong|i|em|u|ins|s|strike|del|span|tg-[a-z]+|code|pre|blockquote)"
@@ -52,6 +53,7 @@ def split(text: str, most: int = TEXT_MOST, *, html: bool = False) -> list[str]:
                 del opened[-1:]
             elif tag["name"]:
                 opened.append(tag)
+        del opened[TAGS_MOST:]
         parts.append(part + "".join(f"</{tag['name']}>" for tag in reversed(opened)))
     return [part for part in parts if (plain(part) if html else part).strip()]
 

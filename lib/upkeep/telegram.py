@@ -23,7 +23,7 @@ API = "api"  # names in the breaker: this, one of the token, and the chats'
 MOVED = files.records_of({"to": str})  # groups that were given a new number
 SETTLED = ("delivered", "refused", "divided")
 PAUSES = {"token": 3600.0, "chat": 6 * 3600.0}  # after what only an operator can mend
-LEAST_UNITS = 500  # a text this short is not divided any further
+MOST_DIVISIONS = 3  # of one letter: each adds a "-" to the two in its name
 BACKLOG_LETTERS = 6
 BACKLOG_SECONDS = 600.0
 
@@ -218,11 +218,11 @@ class Post:
 
     def _divide(self, letter: Letter) -> bool:
         """Store what the server found too long in halves, without their file if it has one."""
-        size = message.units(letter.text)
-        if size < LEAST_UNITS or not letter.path:
+        stem = letter.path.name.partition(".")[0] if letter.path else ""
+        if not stem or stem.count("-") >= 2 + MOST_DIVISIONS:
             return False
-        parts = message.split(letter.text, size // 2 + 1, html=letter.style == "HTML")
-        stem = letter.path.name.partition(".")[0]  # so that they stay in its place
+        most = message.units(letter.text) // 2 + 1
+        parts = message.split(letter.text, most, html=letter.style == "HTML")
         for number, part in enumerate(parts):
             self.outbox.put(replace(letter, text=part, upload=""), letter.time, f"{stem}-{number}")
         if letter.upload:
