@@ -105,12 +105,20 @@ def wait_for_end(pid: int, seconds: float, log: int, log_max: int) -> bool:
     return ended
 
 
-def left_behind() -> set[proc.Identity]:
-    """All that came from the job, in any session; daemons of restart.py and theirs excepted."""
+def sessions() -> set[int]:
+    """Those of the wrapper and its descendants: before the start none that the job can be in."""
+    table = proc.scan()
+    inherited = proc.descendants(table, os.getpid())  # whoever called exec left them to us
+    return {os.getsid(0), *(table[pid].session for pid in inherited)}
+
+
+def left_behind(foreign: set[int]) -> set[proc.Identity]:
+    """All that came from the job, in any session but `foreign` ones; no daemons of restart.py."""
     table = proc.scan()
     mine = set(proc.descendants(table, os.getpid()))
     for pid in tuple(mine):
-        if "UPKEEP_TASK" in proc.environment(pid) or "upkeep-recorder" in proc.command_line(pid):
+        spared = "UPKEEP_TASK" in proc.environment(pid) or table[pid].session in foreign
+        if spared or "upkeep-recorder" in proc.command_line(pid):
             mine -= {pid, *proc.descendants(table, pid)}
     return {each for pid in mine if (each := proc.identify(pid))}
 
@@ -123,12 +131,12 @@ def send(process: proc.Identity, number: int) -> None:
         os.close(pidfd)
 
 
-def end_all(grace: float) -> None:
+def end_all(grace: float, foreign: set[int]) -> None:
     """TERM to all that is left, KILL after `grace` seconds; to what was started meanwhile too."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})  # see it through
     for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, KILL_SECONDS)):
         deadline, told = time.monotonic() + seconds, set[proc.Identity]()
-        while (left := left_behind()) and time.monotonic() < deadline:
+        while (left := left_behind(foreign)) and time.monotonic() < deadline:
             for each in left - told:
                 send(each, number)
             told |= left
@@ -159,16 +167,16 @@ def run_alone(
         if old := survivor(lock):
             raise OperatorError(f"busy: pid {old.pid} of the run before lives", Exit.BUSY)
         time.sleep(options.splay * zlib.crc32(f"{os.uname().nodename} {name}".encode()) / 2**32)
-        log = open_log(path)
+        log, foreign = open_log(path), sessions()
         began, started, clock, ended = os.fstat(log).st_size, time.time(), time.monotonic(), False
         try:
             pid = start(command, log, lock)
             ended = wait_for_end(pid, options.timeout, log, settings.jobs.log_max)
         finally:  # the time limit, or a signal to the wrapper: the job goes with it
             if not ended:
-                end_all(options.grace)
+                end_all(options.grace, foreign)
         _, status, usage = os.wait4(pid, 0 if ended else os.WNOHANG)
-        if ended or not left_behind():
+        if ended or not left_behind(foreign):
             name_session(lock, None)
     code, seconds = os.waitstatus_to_exitcode(status), time.monotonic() - clock
     code = TIMED_OUT if not ended else 128 - code if code < 0 else code
@@ -200,7 +208,6 @@ def conclude(
         job["runs"] = [*job["runs"], run][-RUNS_KEPT:]
     if why:
         cli.log(settings, f"{name}: {why}")
-        print(text.redact(f"job {name}: {why}\n{tail}".strip()), file=sys.stderr)
     if why or broken:
         from upkeep.alerts import Alerts
 
@@ -217,6 +224,8 @@ def conclude(
             metrics.write(settings.prometheus / f"upkeep_job_{name}.prom", figures)
     except OSError as error:
         cli.warn(f"{name}: not recorded: {error}")
+    if why:
+        cli.print_error(f"job {name}: {why}\n{tail}".strip())
 
 
 def show(settings: config.Config, as_json: bool, now: float) -> int:

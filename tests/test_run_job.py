@@ -256,6 +256,20 @@ def test_a_time_limit_leaves_nothing_of_the_job_but_daemons_of_restart(place: Pl
     assert place.run("job", "--", "true").returncode == 0
 
 
+def test_a_time_limit_spares_what_the_wrapper_was_given_as_children(place: Place) -> None:
+    before = "(sleep 600 & echo $! >orphan; read line <fifo) & sleep 600 & echo $! >child"
+    job = ("job", "--timeout", "1s", "--grace", "1s", "--", "sh", "-c", "echo >fifo; sleep 600")
+    words = (sys.executable, SCRIPT, "--config", place.config, *job)
+    os.mkfifo(place.home / "fifo")
+    script = f'{before}; exec "$@"'
+    assert subprocess.run(["sh", "-c", script, "sh", *words], cwd=place.home).returncode == 124
+    foreign = [place.pid(name) for name in ("orphan", "child")]
+    assert [is_running(pid) for pid in foreign] == [True, True]
+    assert sorted(_mentions(place)) == sorted(foreign)
+    for pid in foreign:
+        os.kill(pid, signal.SIGKILL)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_to_the_wrapper_ends_the_job(place: Place, number: int, status: int) -> None:
     wrapper = place.start("job", "--", "sh", "-c", "setsid sleep 600 & echo $! >pid; wait")
@@ -493,6 +507,21 @@ def test_closed_streams_change_nothing(place: Place) -> None:
     )
     closed = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *words]
     assert subprocess.run(closed, check=False, cwd=place.home).returncode == 3
+
+
+@pytest.mark.parametrize("stream", ["2>/dev/full", "2>&1 | true"])
+def test_a_failure_is_passed_on_recorded_and_told_without_a_stderr(
+    place: Place, stream: str
+) -> None:
+    words = (sys.executable, SCRIPT, "--config", place.config, "job", "--", "sh", "-c", "exit 3")
+    script = f'set -o pipefail; "$@" {stream}'
+    with BotApi() as api:
+        ran = subprocess.run(
+            ["bash", "-c", script, "bash", *words], cwd=place.home, env=os.environ | api.env
+        )
+        assert ran.returncode == 3
+        assert len(api.texts) == 1 and "exit status 3" in api.texts[0]
+    assert place.record("job")["failures"] == 1
 
 
 def test_restart_of_a_job_at_its_time_limit_keeps_the_program(place: Place) -> None:

@@ -63,6 +63,10 @@ def script(main: Main) -> Main:
         for path in files.set_aside:
             warn(f"{path}: a damaged state file was set aside and is rebuilt")
         files.set_aside.clear()
+        try:
+            print(end="", file=sys.stderr, flush=True)
+        except OSError:  # what is left in the buffer would turn the exit status into 120
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         return status
 
     return run
@@ -94,9 +98,13 @@ def program() -> str:
 
 def warn(message: str) -> None:
     """One line on stderr, headed by the script's name; secrets are masked."""
-    line = text.redact(" ".join(message.split("\n")))
+    print_error(f"{program()}: {message.replace(chr(10), ' ')}")
+
+
+def print_error(message: str) -> None:
+    """Print `message` on stderr, secrets masked. One that can't be written stops nothing."""
     with contextlib.suppress(OSError):
-        print(f"{program()}: {line}", file=sys.stderr, flush=True)
+        print(text.redact(message), file=sys.stderr, flush=True)
 
 
 def log(settings: config.Config, message: str) -> None:
