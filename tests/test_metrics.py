@@ -29,8 +29,11 @@ def lint(text: str) -> None:
 
 def test_labels_are_escaped_and_the_file_is_for_everybody(tmp_path: Path) -> None:
     path = tmp_path / "upkeep.prom"
-    os.umask(0o077)
-    metrics.write(path, {"upkeep_x_bytes": {("group", HOSTILE): 5, ("group", "b"): 1.5}})
+    before = os.umask(0o077)
+    try:
+        metrics.write(path, {"upkeep_x_bytes": {("group", HOSTILE): 5, ("group", "b"): 1.5}})
+    finally:
+        os.umask(before)
     text = path.read_bytes().decode()
     assert text.splitlines()[2] == 'upkeep_x_bytes{group="e\\"v\\\\il\\n<b>?.py"} 5.0'
     assert text.endswith("\n") and path.stat().st_mode & 0o777 == 0o644
