@@ -180,18 +180,48 @@ def run_alone(
             name_session(lock, None)
     code, seconds = os.waitstatus_to_exitcode(status), time.monotonic() - clock
     code = TIMED_OUT if not ended else 128 - code if code < 0 else code
+    own = path if log == 2 else os.dup(log)  # it may be rotated: the path may name another
     how = f"exit status {code}" if ended else "stopped at its time limit"
     why = f"{how} after {units.format_duration(seconds)}" if code else ""
-    tail = "\n".join(map(text.printable, files.tail(path, 20, 3000, began))) if code else ""
+    tail = "\n".join(map(text.printable, files.tail(own, 20, 3000, began))) if code else ""
     return (started, code, seconds, usage.ru_maxrss << 10), why, tail
+
+
+def run_or_excuse(
+    options: argparse.Namespace, command: Sequence[str], settings: config.Config
+) -> tuple[Run | None, str, str]:
+    """What `run_alone` gives; as much of it as there is for a run that was skipped or stopped."""
+    began, clock = time.time(), time.monotonic()
+    try:
+        return run_alone(options, command, settings)
+    except OperatorError as error:  # busy: nothing else is raised
+        return None, f"skipped: {error}", ""
+    except (KeyboardInterrupt, SystemExit) as stop:  # the job was ended by it too
+        number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
+        run = (began, 128 + number, time.monotonic() - clock, 0)
+        return run, f"stopped with {number.name}", ""
+
+
+def fits(record: dict[str, Any]) -> bool:
+    """Whether `record` is one that `conclude` wrote."""
+    head = [record.get("last_success"), record.get("failures"), 0.0, record.get("skipped")]
+    runs = record.get("runs")
+    return isinstance(runs, list) and all(map(is_run, [head, *runs]))
+
+
+def is_run(row: Any) -> bool:
+    """Whether `row` is a `Run`, its times such as can be shown."""
+    if not isinstance(row, list) or [*map(type, row)] != [float, int, float, int]:
+        return False
+    return all(0 <= each < 1e11 for each in row[:3]) and 0 <= row[3] < 1 << 60
 
 
 def read(settings: config.Config, name: str) -> dict[str, Any]:
     """The record of a job: its last runs, and how many failed or were skipped in a row."""
-    found, fresh = {}, {"last_success": 0.0, "failures": 0, "skipped": 0, "runs": []}
     with contextlib.suppress(OSError):
-        found = files.read_state(settings.state / "jobs" / f"{name}.json")
-    return fresh | {key: each for key, each in found.items() if type(each) is type(fresh.get(key))}
+        if found := files.read_state(settings.state / "jobs" / f"{name}.json", fits):
+            return found
+    return {"last_success": 0.0, "failures": 0, "skipped": 0, "runs": []}
 
 
 def conclude(
@@ -238,7 +268,7 @@ def show(settings: config.Config, as_json: bool, now: float) -> int:
         running = survivor(settings.state / "lock" / f"job-{name}.lock") is not None
         job = {"job": name, "running": running, **read(settings, name)}
         began, _, took, peak = job["runs"][-1] if job["runs"] else (0.0, 0, 0.0, 0)
-        coming, missed = schedule.outlook(plans, name, now if running else began, now)
+        coming, missed = schedule.outlook(plans, name, now if running else began + took, now)
         rows.append(job | {"next_run": coming, "missed": missed})
         ended = units.local_time(job["last_success"]) if job["last_success"] else "never"
         cost = (units.format_duration(took), units.format_size(peak))
@@ -267,11 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("would run:", text.printable(" ".join(command)))
         return Exit.DONE
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans become ours
-    run: Run | None = None
-    try:
-        run, why, tail = run_alone(options, command, settings)
-    except OperatorError as error:  # busy: nothing else is raised
-        why, tail = f"skipped: {error}", ""
+    run, why, tail = run_or_excuse(options, command, settings)
     conclude(settings, options, run, why, tail)
     if options.ping_url and run:
         from urllib.request import urlopen

@@ -277,6 +277,10 @@ def test_a_signal_to_the_wrapper_ends_the_job(place: Place, number: int, status:
     wrapper.send_signal(number)
     assert wrapper.wait(60) == status
     wait_until(lambda: not is_running(pid))
+    record = place.record("job")
+    assert (record["failures"], record["runs"][0][1]) == (1, status)
+    events = (place.state / "log/upkeep.log").read_text()
+    assert f"run_job job: stopped with {number.name}" in events and "alert (warning)" in events
     assert place.run("job", "--", "true").returncode == 0
 
 
@@ -321,9 +325,26 @@ def test_a_full_disk_stops_nothing(place: Place) -> None:
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"runs": 7, "failures": "x"}', "\0\0"])
+_WHOLE = '{"last_success": 1.0, "failures": 0, "skipped": 0, "runs": [%s]}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"runs": 7, "failures": "x"}',
+        "\0\0",
+        *(_WHOLE % run for run in ('"x"', "[1, 2]", "null", "[1e300, 0, 1.0, 1]")),
+        *(_WHOLE % run for run in ("[1.0, 0, NaN, 1]", "[1.0, 0, 1e300, 1]", "[1.0, 0, 1.0, -1]")),
+    ],
+)
 def test_a_damaged_record_is_rebuilt(place: Place, content: str) -> None:
     (place.state / "jobs").mkdir(parents=True, mode=0o700)
+    (place.state / "jobs/job.json").write_text(content)
+    shown = place.run("--status")
+    assert shown.returncode == 0 and "Traceback" not in shown.stderr
+    assert "set aside" in shown.stderr and "job " in shown.stdout
     (place.state / "jobs/job.json").write_text(content)
     result = place.run("job", "--", "sh", "-c", "exit 5")
     assert result.returncode == 5 and "Traceback" not in result.stderr
@@ -486,6 +507,28 @@ def test_the_status_knows_when_cron_starts_a_job_and_what_was_missed(place: Plac
         assert place.run("often", "--", "true").returncode == 0
         rows = {row["job"]: row for row in json.loads(host.run(*words).stdout)["jobs"]}
         assert rows["often"]["missed"] == 0
+
+
+def test_no_run_was_missed_while_the_one_before_still_went_on(place: Place) -> None:
+    (place.state / "jobs").mkdir(parents=True, mode=0o700)
+    ended = time.time() - 20
+    record = {"last_success": ended, "failures": 0, "skipped": 0}
+    record |= {"runs": [[ended - 2400, 0, 2400.0, 1 << 20]]}
+    (place.state / "jobs/long.json").write_text(json.dumps(record))
+    with cron_machine.machine(place.home / "machine") as host:
+        lines = host.place / "cron.d/mine"
+        lines.write_text("* * * * * root /opt/upkeep/bin/run_job.py long -- true\n")
+        os.utime(lines, (ended - 86400, ended - 86400))
+        words = (sys.executable, SCRIPT, "--config", place.config, "--status", "--json")
+        shown = host.run(*words)
+        assert (shown.returncode, json.loads(shown.stdout)["jobs"][0]["missed"]) == (0, 0)
+
+
+def test_a_log_that_is_rotated_meanwhile_still_gives_the_output(place: Place) -> None:
+    rotate = f"echo broken; mv {place.state}/log/job-job.log {place.state}/log/job-job.log.1"
+    assert place.run("job", "--", "sh", "-c", "exit 0").returncode == 0
+    shown = place.run("job", "--", "sh", "-c", f"{rotate}; exit 1").stderr
+    assert shown.splitlines()[-1] == "broken" and "---" not in shown
 
 
 def test_control_characters_in_the_output_reach_no_terminal(place: Place) -> None:

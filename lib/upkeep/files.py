@@ -102,9 +102,10 @@ def append_line(path: Path, line: str, mode: int = 0o600) -> None:
         os.close(fd)
 
 
-def tail(path: Path, lines: int = 20, most_bytes: int = 8192, start: int = 0) -> list[str]:
+def tail(path: Path | int, lines: int = 20, most_bytes: int = 8192, start: int = 0) -> list[str]:
     """The last `lines` lines of `path` behind offset `start`; [] when it cannot be read.
 
+    A file that is open already, which may have lost its name, goes by its descriptor; closes it.
     At most `most_bytes` from the end are looked at; a first line cut by that is left out.
     """
     try:
