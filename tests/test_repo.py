@@ -15,7 +15,7 @@ from upkeep import __version__
 SCRIPTS = sorted((ROOT / "bin").glob("*.py"))
 MODULES = sorted((ROOT / "lib/upkeep").glob("*.py"))
 SHELL = [ROOT / "bin/setup", ROOT / "bin/test", ROOT / ".ci/run"]
-MOST_LINES = 8200
+MOST_LINES = 8300
 LONGEST_FUNCTION = 50
 
 scripts = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
