@@ -5,6 +5,7 @@ packages of the checkout's own ``.venv`` on the path, so that every script finds
 whether they come from the distribution, from ``.venv`` or from an installation with pip.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def _use_own_venv() -> None:
     """
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     packages = CHECKOUT / ".venv" / "lib" / version / "site-packages"
-    if sys.prefix == sys.base_prefix and packages.is_dir():
+    if sys.prefix == sys.base_prefix and os.path.isdir(packages):  # False if it may not be seen
         sys.path.insert(1, str(packages))
 
 
