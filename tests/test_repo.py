@@ -13,9 +13,9 @@ from tests.helpers import ROOT
 from upkeep import __version__
 
 SCRIPTS = sorted((ROOT / "bin").glob("*.py"))
-MODULES = sorted((ROOT / "lib/upkeep").glob("*.py"))
+MODULES = sorted((ROOT / "lib/upkeep").rglob("*.py"))
 SHELL = [ROOT / "bin/setup", ROOT / "bin/test", ROOT / ".ci/run"]
-MOST_LINES = 8300
+MOST_LINES = 8400
 LONGEST_FUNCTION = 50
 
 scripts = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
