@@ -54,14 +54,15 @@ def find(args: Namespace) -> tuple[proc.Identity, str]:
 
 def _matching(pattern: str) -> list[int]:
     """Processes whose command line matches; neither this one nor those that started it."""
+    try:
+        matches = re.compile(pattern).search
+    except re.error as error:
+        raise OperatorError(f"--match: not a regular expression: {error}", Exit.USAGE) from None
     table, ours = proc.scan(), os.getpid()
     while ours in table:
         ours = table.pop(ours).parent
     lines = {pid: " ".join(proc.command_line(pid)) for pid in table}
-    try:
-        return [pid for pid, line in lines.items() if line and re.search(pattern, line)]
-    except re.error as error:
-        raise OperatorError(f"--match: not a regular expression: {error}", Exit.USAGE) from None
+    return [pid for pid, line in lines.items() if line and matches(line)]
 
 
 def read(identity: proc.Identity) -> Reading | None:
