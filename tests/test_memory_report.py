@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import ROOT, run_script, traces
+from tests.helpers import ROOT, run_script, traces, wait_until
 from tests.helpers.bot_api import BotApi
 from tests.helpers.fake_proc import BOOT_ID, FakeProc
 from upkeep import files, proc, samples
@@ -296,6 +296,12 @@ def test_a_page_is_not_put_into_a_directory_that_is_not_there(home: Path, fake: 
     assert result.returncode == 1 and not (home / "absent").exists()
 
 
+def has_started(program: Path) -> bool:
+    """Whether pm2 has given a process the title of `program`; before, it shows pm2's own loader."""
+    titles = (proc.read_file(str(each)) for each in Path("/proc").glob("[0-9]*/cmdline"))
+    return any(title.startswith(b"node %s" % str(program).encode()) for title in titles)
+
+
 @pytest.mark.skipif(not shutil.which("pm2"), reason="pm2 is not installed")
 def test_restarts_are_those_that_pm2_counts_where_it_runs() -> None:
     home = Path(tempfile.mkdtemp())  # a short path: the titles of pm2's processes are cut
@@ -310,6 +316,7 @@ def test_restarts_are_those_that_pm2_counts_where_it_runs() -> None:
             ["restart", "0"],
         ):
             subprocess.run(["pm2", *command], env=environment, check=True, capture_output=True)
+        wait_until(lambda: has_started(home / "collector.js"))
         options = ("--config", home / "upkeep.toml", "--json")
         result = run_script("memory_report", *options, env={"PATH": path})
     finally:
