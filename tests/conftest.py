@@ -10,6 +10,8 @@ import pytest
 
 from tests.helpers.targets import Targets
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # `bin/test &` would leave it ignored
+
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
