@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
 from upkeep import cli, config, control, history, limits, outcome, proc
 from upkeep.errors import Exit, OperatorError
+from upkeep.family import Processes
 from upkeep.outcome import Result
 from upkeep.settings import TaskSettings, command_words
 from upkeep.task import Task
@@ -44,7 +45,7 @@ def restart(known: Task, options: Namespace) -> Result:
         asked = TaskSettings(
             known.name, command_words("-"), max_rss=size, max_rss_samples=1, max_age=age
         )
-        reason = (limits.exceeded(known, asked, stat, proc.scan()) or (None, None))[1]
+        reason = (limits.exceeded(known, asked, stat, Processes()) or (None, None))[1]
         reason = reason or (limits.leaking(known) if options.if_leaking else None)
     if reason is None:
         return Result(known.name, "not_needed", old_pid=stat and stat.pid)

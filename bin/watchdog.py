@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 from upkeep import cli, config, control, death, history, limits, outcome, proc, ready, task
 from upkeep.config import Config
 from upkeep.errors import Exit
+from upkeep.family import Processes
 from upkeep.outcome import Result
 from upkeep.task import Task
 from upkeep.units import format_duration, format_size
@@ -63,7 +64,7 @@ def step_for_dead(known: Task, why: str, died: int) -> Step:
     return GIVE_UP if too_often or "tripped" in record.trouble else "death", why
 
 
-def step_for_running(known: Task, stat: proc.Stat, table: limits.Table) -> Step:
+def step_for_running(known: Task, stat: proc.Stat, processes: Processes) -> Step:
     """What a task that runs needs."""
     record, due = known.record, known.record.due
     if stat.state in proc.FROZEN_STATES:
@@ -74,7 +75,8 @@ def step_for_running(known: Task, stat: proc.Stat, table: limits.Table) -> Step:
         return "due", f"{due['reason']}; the deadline has come"
     if due and not limits.not_quiet(known.settings, known.config.host):
         return "due", f"{due['reason']}; now the host is quiet"
-    over, hour = limits.exceeded(known, known.settings, stat, table), int(proc.uptime() // 3600)
+    over = limits.exceeded(known, known.settings, stat, processes)
+    hour = int(proc.uptime() // 3600)
     within = known.settings.restart_before_limit
     if over or within is None or record.over.get("hour") == hour:
         return over or ("", "")
@@ -85,14 +87,14 @@ def step_for_running(known: Task, stat: proc.Stat, table: limits.Table) -> Step:
     return ("limit", why) if why else ("", "")
 
 
-def look_after(known: Task, table: limits.Table, dry_run: bool) -> Result:
+def look_after(known: Task, processes: Processes, dry_run: bool) -> Result:
     """Decide what one task needs, and do it. Raises OperatorError and OSError."""
     if known.record.down and known.record.stopping:
         return control.stop(known, dry_run)
     before, alive = str(known.record), known.running()
     stat = proc.read_stat(alive.pid) if alive else None
     if stat:
-        category, why = step_for_running(known, stat, table)
+        category, why = step_for_running(known, stat, processes)
     else:
         category, why = step_for_dead(known, death.cause(known), deaths(known))
     starts = category not in ("", GIVE_UP)
@@ -167,11 +169,10 @@ def rest(known: Task, stat: proc.Stat, why: str) -> Result:
 
 def tick(settings: Config, names: Sequence[str], dry_run: bool) -> list[Result]:
     """Look after each task; one that fails does not stop the others."""
-    limited = any(settings.tasks[name].max_rss or settings.tasks[name].max_fds for name in names)
-    table = proc.scan() if limited else {}
+    processes = Processes()
 
     def care(known: Task) -> Result:
-        return look_after(known, table, dry_run)
+        return look_after(known, processes, dry_run)
 
     results = [outcome.attempt(settings, name, 0.0, dry_run, care) for name in names]
     outcome.deliver(settings, results)

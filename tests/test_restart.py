@@ -72,7 +72,7 @@ def test_the_program_gets_a_clean_slate(house: House, home: Path) -> None:
     }
     assert (about["env"]["FROM_FILE"], about["env"]["TZ"]) == ("a b", "Asia/Tokyo")
     assert int(about["ignored"], 16) & ~0x1001000 == 0  # python itself ignores PIPE and XFSZ
-    assert about["cwd"] == str(home)
+    assert (about["cwd"], about["stdin"]) == (str(home), os.devnull)
     assert [fd for fd in about["fds"] if fd > 2] in ([3], [])  # 3: the listing itself
 
 
@@ -222,6 +222,40 @@ def test_a_copy_started_by_hand_is_adopted_by_its_pid_file(house: House, home: P
         manual.wait()
 
 
+@pytest.mark.parametrize("doubt", ["command", "age", "user"])
+def test_a_pid_file_is_doubted_when_something_disagrees(house: House, doubt: str) -> None:
+    """Trap 9: each of the three proofs is needed."""
+    command = ["sleep", "1000"] if doubt == "command" else worker()
+    manual = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        path = house.state / "run" / "trader.pid"
+        path.parent.mkdir(parents=True, mode=0o700)
+        path.write_text(f"{manual.pid}\n")
+        if doubt == "age":  # written before it started
+            os.utime(path, (time.time() - 100,) * 2)
+        if doubt == "user":
+            house.task("trader", user="daemon")
+        result = house.run("restart", "trader")
+        assert result.returncode == 3 and f"its pid {manual.pid}" in result.stderr
+        assert manual.poll() is None and house.copies("trader") == []
+    finally:
+        manual.kill()
+        manual.wait()
+
+
+@pytest.mark.parametrize("command", ["{worker}", "cd / && exec {worker}", "{worker}; true"])
+def test_a_shell_command_has_the_pid_of_its_program(house: House, command: str) -> None:
+    """Trap 15: the PID is the program's where the shell can be replaced, else the shell's."""
+    house.task("trader", command.format(worker=" ".join(worker())), shell=True)
+    pid = house.start("trader") if not command.endswith("true") else 0
+    row = house.rows("restart", "trader", code=0)[0]
+    wait_until(gone(pid)) if pid else None
+    program = os.path.realpath(f"/proc/{row['new_pid']}/exe")
+    assert (program == os.path.realpath("/bin/sh")) == command.endswith("true")
+    house.rows("stop", "trader", code=0)
+    assert house.copies("trader") == []
+
+
 def test_a_stale_pid_file_is_no_process(house: House) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
@@ -340,6 +374,8 @@ def test_a_port_counts_only_when_the_program_itself_listens(
         row = house.rows("restart", "web", code=0 if who == "own" else 1)[0]
     if who != "own":
         assert f"listens on 127.0.0.1:{port}" in row["detail"]
+        named = f"pid {os.getpid()} (" in row["detail"] and ") has it" in row["detail"]
+        assert named == (who == "stranger")
         assert house.rows("status", "web", code=1)[0]["state"] == "failing"
         assert house.rows("watchdog", "web", code=1)[0]["outcome"] == "running"
 
@@ -421,7 +457,7 @@ def test_many_callers_at_once_make_one_copy(house: House) -> None:
     script = ROOT / "bin" / "restart.py"
     callers = [
         subprocess.Popen([sys.executable, script, "trader"], env=environment, stderr=-3)
-        for _ in range(6)
+        for _ in range(12)
     ]
     assert {caller.wait(60) for caller in callers} <= {0, 4}
     assert len(house.copies("trader")) == 1
@@ -571,12 +607,48 @@ class TestAnotherUser:
         assert (theirs / "own.log").stat().st_uid == 65534
 
 
-def test_a_task_in_another_place_is_no_renamed_one(house: House, home: Path) -> None:
+@pytest.mark.parametrize("change", ["place", "program", "user"])
+def test_a_task_that_may_be_the_running_one_is_not_started(
+    house: House, home: Path, change: str
+) -> None:
+    """Renamed and moved at the same time: it could be a second copy, so a person decides."""
+    house.task("trader", cwd=home)
+    house.task("other", cwd="/usr")
+    house.start("other")
     pid = house.start("trader")
     house.remove("trader")
+    cwd, user = ("/" if change == "place" else home), ("nobody" if change == "user" else "")
+    house.task("bot", worker("--child") if change == "program" else None, cwd=cwd, user=user)
+    for script in ("watchdog", "restart", "stop"):
+        result = house.run(script, "bot")
+        assert result.returncode == 3 and f"pid {pid}" in result.stderr, result.stderr
+        assert "stop.py trader" in result.stderr
+    assert is_running(pid) and house.copies("bot") == [] and len(house.messages()) == 1
+    rows = {row["task"]: row for row in house.rows("status", code=1)}
+    assert rows["bot"]["state"] == "unknown" and "stop.py trader" in rows["bot"]["detail"]
+    house.rows("stop", "trader", code=0)
     house.task("bot", cwd=home)
-    row = house.rows("watchdog", code=0)[0]
-    assert row["outcome"] == "started" and is_running(pid) and row["new_pid"] != pid
+    assert house.rows("watchdog", "bot", code=0)[0]["outcome"] == "started"
+
+
+def test_what_is_taken_over_by_another_task_holds_up_no_third(house: House, home: Path) -> None:
+    house.task("web", worker("--child"), cwd=home)
+    house.start("web")
+    house.remove("web")
+    house.task("a-new-one", cwd=home)
+    house.task("web2", worker("--child"), cwd=home)
+    rows = {row["task"]: row["outcome"] for row in house.rows("watchdog", code=0)}
+    assert (rows["a-new-one"], rows["web2"]) == ("started", "running")
+
+
+def test_another_manager_does_not_start_what_still_runs(house: House) -> None:
+    pid = house.start("trader")
+    house.tasks["trader"] = '[task.trader]\nmanager = "pm2"\napp = "trader"'
+    house.configure()
+    for script in ("watchdog", "restart", "stop"):
+        result = house.run(script, "trader")
+        assert result.returncode == 3 and f"pid {pid}" in result.stderr, result.stderr
+    assert is_running(pid)
 
 
 def test_a_rename_takes_all_files_along(house: House) -> None:

@@ -19,8 +19,9 @@ from pathlib import Path
 from upkeep import death, files, history, launch, manager, pidfile, proc, ready, text, units
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
+from upkeep.family import Processes
 from upkeep.outcome import Result
-from upkeep.task import Record, Task
+from upkeep.task import Record, Task, described
 
 BY_HAND = "by hand"
 _MANAGER_SECONDS = 5.0
@@ -137,7 +138,7 @@ def state_files(task: Task, dry_run: bool) -> list[str]:
 
 def _new_record(task: Task, waiting: launch.Waiting, nonce: str, category: str) -> Record:
     """The record of the copy that is about to start; counts and an outage are carried on."""
-    known, (command, place) = task.record, task.described()
+    known, (command, place) = task.record, described(task.settings)
     trouble = {key: value for key, value in known.trouble.items() if key != "given_up"}
     return Record(
         *waiting.identity,
@@ -172,10 +173,11 @@ def _end(task: Task, old: proc.Identity | None, result: Result) -> float | None:
     """Stop the family, also what a dead program left behind; when that ended (monotonic)."""
     if task.record.boot_id != proc.boot_id():
         return None
+    family, before = task.family(), Processes()
     if old:
-        result.facts.update(old_pid=old.pid, rss_before_bytes=task.family().rss())
+        result.facts.update(old_pid=old.pid, rss_before_bytes=family.rss(before))
     began = time.monotonic()
-    at, killed = task.family().stop(task.settings.stop_signal, task.settings.stop_timeout)
+    at, killed = family.stop(task.settings.stop_signal, task.settings.stop_timeout, before)
     if old:
         result.facts.update(stop_seconds=round(at - began, 3), killed=killed)
         return at

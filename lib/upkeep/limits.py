@@ -5,16 +5,16 @@ import os
 import time
 
 from upkeep import history, proc, units
+from upkeep.family import Processes
 from upkeep.settings import HostSettings, TaskSettings
 from upkeep.task import Task
 
 _CLOCK_STEP_SECONDS = 30.0
 _span = units.format_duration
-Table = dict[int, proc.Stat]
 
 
 def exceeded(
-    task: Task, settings: TaskSettings, stat: proc.Stat, table: Table
+    task: Task, settings: TaskSettings, stat: proc.Stat, processes: Processes
 ) -> tuple[str, str] | None:
     """("limit" or "heartbeat", which of `settings` and by how much), or None.
 
@@ -24,7 +24,7 @@ def exceeded(
     counts, began = task.record.over, task.record.started or history.stamp(time.time())
     step = (time.time() - proc.uptime()) - (began["time"] - began["uptime"])
     limited = settings.max_rss is not None or settings.max_fds is not None
-    members = task.family().members(table, sweep=False) if limited else []
+    members = task.family().members(processes) if limited else []
     age, most = proc.age_seconds(stat), settings.max_age
     old = f"age {_span(age)} > {_span(most)}" if most is not None and age > most else None
     for name, reading, needed in (
@@ -42,13 +42,14 @@ def exceeded(
 
 def _memory(members: list[proc.Stat], most: int | None) -> str | None:
     """When the sum of the RSS is over, the PSS (which counts shared pages once) decides."""
-    size, kind = sum(stat.rss_bytes for stat in members), "RSS"
-    if most is not None and size > most and len(members) > 1:
-        size = sum(proc.pss_bytes(stat.pid) or stat.rss_bytes for stat in members)
-        kind = f"PSS of {len(members)} processes"
-    if most is None or size <= most:
+    rss = sum(stat.rss_bytes for stat in members)
+    if most is None or rss <= most:
         return None
-    return f"{kind} {units.format_size(size)} > {units.format_size(most)}"
+    pss = sum(proc.pss_bytes(stat.pid) or stat.rss_bytes for stat in members)
+    if pss <= most:
+        return None
+    sizes = f"RSS {units.format_size(rss)}, PSS {units.format_size(pss)}"
+    return f"{sizes} > {units.format_size(most)}"
 
 
 def _descriptors(members: list[proc.Stat], most: int | None) -> str | None:

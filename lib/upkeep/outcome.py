@@ -1,5 +1,6 @@
 """What happened to one task, and how that is told: rows, lines, exit statuses, messages."""
 
+import contextlib
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -51,13 +52,19 @@ def attempt(
     known = None
     path = config.state / "lock" / f"task-{name}.lock"
     try:
-        with files.lock(path, wait, f"another restart, stop or tick of {name}"):
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(files.lock(path, wait, f"another run for {name}"))
+            except OSError:
+                if not dry_run:  # a plan needs no lock where nothing can be written
+                    raise
             known = load(config, name)
             return action(known)
     except OperatorError as error:
         code, why = error.code, str(error)
     except OSError as error:
         code, why = Exit.PROBLEM, f"{error.filename or config.state}: {error.strerror or error}"
+    why = why.removeprefix(f"{name}: ")  # each line of a result begins with it
     result = Result(name, _OUTCOMES.get(code, "failed"), code, detail=why)
     if code != Exit.BUSY and not dry_run:
         result.tell()

@@ -230,9 +230,11 @@ def environment(pid: int) -> dict[str, str]:
     return {name: value for name, equals, value in pairs if equals}
 
 
-def has_variable(pid: int, name: str, value: str) -> bool:
-    """Whether `pid` was started with `name`=`value` in its environment."""
-    return f"\0{name}={value}\0".encode() in b"\0" + read_file(f"/proc/{pid}/environ")
+def variable(pid: int, name: str) -> str:
+    """One variable of the environment `pid` was started with; "" like `environment`."""
+    data = b"\0" + read_file(f"/proc/{pid}/environ")
+    value = data.partition(f"\0{name}=".encode())[2].partition(b"\0")[0]
+    return value.decode("utf-8", "surrogateescape")
 
 
 def executable(pid: int) -> str:

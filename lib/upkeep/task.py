@@ -8,12 +8,13 @@ import contextlib
 import dataclasses
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from upkeep import files, history, launch, manager, pidfile, proc
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
-from upkeep.family import Family
+from upkeep.family import TAG, Family
 from upkeep.settings import TaskSettings, command_words
 
 
@@ -34,7 +35,7 @@ class Record:
     tag: str = ""
     exe: str = ""
     command: list[str] = field(default_factory=list)
-    place: list[str] = field(default_factory=list)  # user and directory that it was started with
+    place: list[str] = field(default_factory=list)  # its user, directory and manager
     started: dict[str, Any] = field(default_factory=dict)  # by history.stamp
     log_start: int = 0
     file_before: int = 0  # of `ready`, at the start
@@ -54,13 +55,18 @@ class Record:
 
 
 class Task:
-    """A task together with its record. `renamed_from` is the name that the record has yet."""
+    """A task together with its record.
 
-    def __init__(
-        self, config: Config, settings: TaskSettings, record: Record, renamed_from: str = ""
-    ) -> None:
+    `renamed_from` is the name that the record has yet. `rival` says which running copy of a task
+    that left upkeep.toml could be this one.
+    """
+
+    renamed_from = ""
+    rival = ""
+
+    def __init__(self, config: Config, settings: TaskSettings, record: Record) -> None:
         self.config, self.settings, self.record = config, settings, record
-        self.name, self.renamed_from = settings.name, renamed_from
+        self.name = settings.name
         self.record_file = config.state / "tasks" / f"{self.name}.json"
         self.end_file = config.state / "tasks" / f"{self.name}.exit"  # written by its recorder
 
@@ -75,10 +81,6 @@ class Task:
             if not self.settings.pid_file.exists():
                 files.atomic_write(self.settings.pid_file, b"%d\n" % self.record.pid, 0o644)
             files.discard(self.record_file.with_name(f"{old}.json"))
-
-    def described(self) -> tuple[list[str], list[str]]:
-        """What tells this task from others, whatever it is called: command, and user and cwd."""
-        return list(self.settings.command), [self.settings.user, str(self.settings.cwd)]
 
     def note_trouble(self, **facts: object) -> None:
         """Remember that something is wrong, so that its end can be told; never fails."""
@@ -98,26 +100,20 @@ class Task:
         Raises OperatorError (refused) where it can't be told.
         """
         known = self.record
+        alive = proc.is_alive(known.identity)
+        if self.rival:
+            self._refuse(self.rival)
+        if alive and known.place[2:] not in ([], [self.settings.manager]):
+            why = f'its pid {known.pid} was started with manager = "{known.place[2]}"'
+            self._refuse(f"{why}: end it by that first")
         if self.settings.manager != "upkeep":
             return self._managed()
-        this_boot = known.boot_id == proc.boot_id() and known.pid
-        if this_boot and proc.is_alive(known.identity):
+        if alive:
             return known.identity
-        if this_boot and proc.is_hidden(known.pid):
-            why = f"{self.name}: /proc does not show its pid {known.pid} to this user"
-            raise OperatorError(f"{why}; run as root, or without hidepid", Exit.REFUSED)
-        found = self._successor() or self._adopted()
-        if found:
-            self._put_on_record(found)
-        return found
-
-    def _managed(self) -> proc.Identity | None:
-        """The copy that pm2 or systemd runs."""
-        found = proc.identify(manager.main_pid(self.settings))
-        if found and found != self.record.identity:
-            self._put_on_record(found)
-            self.record.session, self.record.tag = 0, ""
-        return found
+        if known.boot_id == proc.boot_id() and known.pid and proc.is_hidden(known.pid):
+            why = f"/proc does not show its pid {known.pid} to this user"
+            self._refuse(f"{why}; run as root, or without hidepid")
+        return self._successor() or self._adopted()
 
     def ended_well(self) -> bool:
         """Whether the started process ended with status 0, as a daemon's first one does."""
@@ -127,57 +123,107 @@ class Task:
         """The same for the recorded copy: nobody waits for a daemon's second process."""
         return launch.how_it_ended(self.end_file, "" if self.record.heir else self.record.nonce)
 
+    def _refuse(self, why: str) -> NoReturn:
+        raise OperatorError(f"{self.name}: {why}", Exit.REFUSED)
+
+    def _managed(self) -> proc.Identity | None:
+        """The copy that pm2 or systemd runs."""
+        found = proc.identify(manager.main_pid(self.settings))
+        if found and found != self.record.identity:
+            self._put_on_record(found, ours=False)
+        return found
+
     def _successor(self) -> proc.Identity | None:
         """The process that goes on when a program of ours has put itself into the background."""
-        known = self.record
-        if not known.session or known.boot_id != proc.boot_id() or not self.ended_well():
+        if not self._may_have_gone_on():
             return None
         relatives = {stat.pid: stat for stat in self.family().members()}
         heads = [stat for stat in relatives.values() if stat.parent not in relatives]
         named = relatives.get(pidfile.plain_pid(self.settings.pid_file) or 0)
         chosen = named or (heads[0] if len(heads) == 1 else None)
-        return proc.Identity(known.boot_id, chosen.pid, chosen.start_ticks) if chosen else None
+        if chosen is None:
+            return None
+        found = proc.Identity(self.record.boot_id, chosen.pid, chosen.start_ticks)
+        return self._put_on_record(found, ours=True)
 
     def _adopted(self) -> proc.Identity | None:
+        """The process that the PID file names and proves to be the task."""
         known, path = self.record, self.settings.pid_file
         ended = known.boot_id == proc.boot_id() and pidfile.plain_pid(path) == known.pid
         if ended or not os.path.lexists(path):  # ended: by the record, so that the PID is reused
             return None
         user = launch.user_of(self.settings)[0].pw_uid if self.settings.user else None
-        return pidfile.process(self.settings, user)
+        found = pidfile.process(self.settings, user)
+        if found is None:
+            return None
+        after_ours = found.start_ticks >= known.start_ticks
+        return self._put_on_record(found, ours=after_ours and self._may_have_gone_on())
 
-    def _put_on_record(self, found: proc.Identity) -> None:
+    def _may_have_gone_on(self) -> bool:
+        known = self.record
+        return bool(known.session) and known.boot_id == proc.boot_id() and self.ended_well()
+
+    def _put_on_record(self, found: proc.Identity, ours: bool) -> proc.Identity:
+        """Take over `found`; where our start led to it, a session that it leads is its own."""
         known, stat = self.record, proc.read_stat(found.pid)
-        tag = proc.environment(found.pid).get("UPKEEP_TASK", "")
-        ours = tag.startswith(f"{self.name}:")
-        known.tag = tag if ours else known.tag
-        ours |= known.boot_id == found.boot_id and found.start_ticks >= known.start_ticks > 0
-        known.session = found.pid if ours and stat and stat.session == stat.pid else 0
+        tag = proc.variable(found.pid, TAG)
+        if tag.startswith(f"{self.name}:"):
+            known.tag, ours = tag, True
+        leads = stat is not None and stat.session == stat.pid
+        known.session = found.pid if ours and leads else 0
         known.boot_id, known.pid, known.start_ticks = found
         known.heir, known.exe = True, proc.executable(found.pid)
-        known.command, known.place = self.described()
+        known.command, known.place = described(self.settings)
+        return found
+
+
+def described(settings: TaskSettings) -> tuple[list[str], list[str]]:
+    """What tells a task from others, whatever it is called: its program, and its place."""
+    program = list(settings.command) or [settings.unit or settings.app]
+    return program, [settings.user, str(settings.cwd), settings.manager]
 
 
 def load(config: Config, name: str) -> Task:
     """The task `name` with its record. Raises OSError.
 
-    Without a record, the history tells whether it was stopped on purpose; and a copy that runs
-    under a name that upkeep.toml no longer has, with this very command, is this task renamed.
+    Without a record, the history tells whether it was stopped on purpose.
     """
     record, log = _read(config, name), config.state / "log" / f"{name}.log"
     command = command_words((record and record.command) or ["unknown"])
     removed = TaskSettings(name, command, log=log, pid_file=config.state / "run" / f"{name}.pid")
     settings = config.tasks.get(name, removed)
-    if record:
+    if record and record.boot_id:  # it has run
         return Task(config, settings, record)
-    for other in recorded_names(config):
-        old = _read(config, other) if other not in config.tasks else None
-        if old and proc.is_alive(old.identity):
-            renamed = Task(config, settings, old, renamed_from=other)
-            if (old.command, old.place) == renamed.described():
-                return renamed
     events = (each for each in history.newest_first(config.state) if each.get("task") == name)
-    return Task(config, settings, Record(down=next(events, {}).get("event") == "stop"))
+    fresh = Record(down=next(events, {}).get("event") == "stop")
+    task = Task(config, settings, record or fresh)
+    _look_for_a_rename(task)
+    return task
+
+
+def _look_for_a_rename(task: Task) -> None:
+    """A copy that runs under a name that upkeep.toml no longer has may be this very task.
+
+    It is, when program and place are the same; then it is taken over. When only one of them is,
+    nobody can tell, and a second copy must not be started.
+    """
+    wanted = described(task.settings)
+    others = [described(each) for each in task.config.tasks.values()]
+    for old in set(recorded_names(task.config)) - task.config.tasks.keys():
+        record = _read(task.config, old)
+        if record is None or not proc.is_alive(record.identity):
+            continue
+        if (record.command, record.place) == wanted:
+            task.record, task.renamed_from, task.rival = record, old, ""
+            return
+        if (record.command, record.place) in others:
+            continue
+        at_home = record.place[:2] == wanted[1][:2] and task.settings.cwd != Path("/")
+        if record.command == wanted[0] or at_home:
+            task.rival = (
+                f'"{old}", which is no longer in upkeep.toml, runs the same program or in the same'
+                f" place, pid {record.pid}: end it first by stop.py {old}"
+            )
 
 
 def _read(config: Config, name: str) -> Record | None:

@@ -1,7 +1,8 @@
 """A program to be looked after. Says "ready PID", then does what its arguments ask for.
 
 worker.py [--ignore SIGNAL]... [--child | --setsid-child] [--daemon PIDFILE] [--exit STATUS]
-          [--after SECONDS] [--grow MIB] [--fds N] [--touch FILE] [--print-environment]
+          [--after SECONDS] [--grow MIB] [--fds N] [--listen PORT] [--append FILE]
+          [--print-environment]
 """
 
 import argparse
@@ -38,6 +39,14 @@ def daemonise(pid_file: str) -> None:
             file.write(f"{os.getpid()}\n")
 
 
+def append(path: str) -> None:
+    """Write to `path` ever again: on a frozen file system that blocks."""
+    with open(path, "ab", buffering=0) as file:
+        while True:
+            file.write(b"x")
+            time.sleep(0.01)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--ignore", action="append", default=[])
@@ -49,6 +58,7 @@ def main() -> None:
     parser.add_argument("--grow", type=int, default=0)
     parser.add_argument("--fds", type=int, default=0)
     parser.add_argument("--listen", type=int)
+    parser.add_argument("--append")
     parser.add_argument("--print-environment", action="store_true")
     options = parser.parse_args()
     for name in options.ignore:
@@ -62,6 +72,7 @@ def main() -> None:
             ignored = next(line.split()[1] for line in status if line.startswith("SigIgn"))
         fds = sorted(int(fd) for fd in os.listdir("/proc/self/fd"))
         about = {"env": dict(os.environ), "ignored": ignored, "fds": fds, "cwd": os.getcwd()}
+        about["stdin"] = os.readlink("/proc/self/fd/0")
         print(json.dumps(about), flush=True)
     kept = [bytearray(b"x" * (options.grow << 20)), [os.dup(0) for _ in range(options.fds)]]
     if options.listen is not None:
@@ -69,6 +80,8 @@ def main() -> None:
 
         kept.append(socket.create_server(("127.0.0.1", options.listen)))
     say(f"ready {os.getpid()}")
+    if options.append:
+        append(options.append)
     if options.exit is not None:
         time.sleep(options.after)
         sys.exit(options.exit)
