@@ -41,7 +41,7 @@ def state_of(known: Task, alive: bool) -> str:
         return "failing" if record.unready else "running"
     if record.down or "given_up" in record.trouble:
         return "stopped" if record.down else "given_up"
-    return "failing" if record.trouble else "dead"
+    return "failing" if record.outage else "dead"
 
 
 def row(known: Task, processes: Processes, events: list[history.Event]) -> Row:

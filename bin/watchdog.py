@@ -110,6 +110,7 @@ def look_after(known: Task, processes: Processes, dry_run: bool) -> Result:
             memory = last_memory(known, result.facts["old_pid"])
             result.facts["detail"] = f"outage {outage}{memory}{tail}"
             result.tell()
+            known.note_trouble(told=history.stamp(time.time()))
         return result
     if category == GIVE_UP:
         return give_up(known, why, tail)
@@ -158,13 +159,18 @@ def rest(known: Task, stat: proc.Stat, why: str) -> Result:
     if why:
         record.trouble["lasted"] = True
         result.tell()
-    lasted = {"lasted", "tripped"} & record.trouble.keys()
-    # A copy that lives for so long could not fill the window with deaths.
-    calm = proc.age_seconds(stat) >= settings.crash_window / settings.crash_limit
-    if record.trouble and not wrong and (calm if lasted else not deaths(known)):
-        result.note = ("recovered", f"{known.name} works again") if lasted else ("forget",)
+    if record.trouble and not wrong and is_over(known, stat):
+        result.tell_the_end(record.outage)
         record.trouble = {}
     return result
+
+
+def is_over(known: Task, stat: proc.Stat) -> bool:
+    """Whether the trouble of a task that works now is past, so that a new one is told again."""
+    settings, told = known.settings, known.record.trouble.get("told")
+    if known.record.outage:  # a copy that lives for so long can't fill the window with deaths
+        return proc.age_seconds(stat) >= settings.crash_window / settings.crash_limit
+    return told is None or not 0 <= history.age(told) < settings.crash_window
 
 
 def tick(settings: Config, names: Sequence[str], dry_run: bool) -> list[Result]:

@@ -111,6 +111,18 @@ def test_the_whole_family_goes_also_those_in_a_session_of_their_own(
     assert not is_running(orphan)
 
 
+def test_an_orphan_is_known_by_the_session_and_its_own_executable(house: House) -> None:
+    """Trap 5: like a worker of nginx it has no tag any more, and another log."""
+    house.task("trader", worker("--hidden-child"))
+    main = house.start("trader")
+    lines = house.log("trader").splitlines()
+    child = next(int(line.split()[1]) for line in lines if line.startswith("child"))
+    wait_until(lambda: not Path(f"/proc/{child}/environ").read_bytes().strip(b"\0"))
+    kill(main)
+    house.rows("restart", "trader", code=0)
+    assert not is_running(child)
+
+
 def test_a_frozen_program_is_stopped_within_its_grace(house: House) -> None:
     """Trap 14: TERM reaches a frozen process only when it is woken."""
     pid = house.start("trader")
@@ -182,6 +194,7 @@ def test_an_odd_pid_file_is_refused(house: House, content: bytes) -> None:
     for script in ("restart", "watchdog"):
         result = house.run(script, "trader")
         assert result.returncode == 3 and str(path) in result.stderr, result.stderr
+        assert "not exactly one process number" in result.stderr
     assert path.read_bytes() == content and house.copies("trader") == []
     assert len(house.messages()) == 1
     assert house.rows("status", code=1)[0]["state"] == "unknown"
@@ -415,8 +428,9 @@ def test_rights_and_limits_are_the_tasks_own(house: House, home: Path) -> None:
 
 def test_signals_reach_only_the_adopted_process_and_its_children(house: House, home: Path) -> None:
     """Trap 6: an adopted program may sit in a group with strangers; no group is ever signalled."""
-    code = f"sleep 1001 & echo $! > {home}/stranger; exec {' '.join(worker())}"
-    shell = subprocess.Popen(["sh", "-c", f"{code} > {home}/out"], process_group=0)
+    house.task("trader", worker("--child"))
+    code = f"exec {' '.join(worker('--child'))} > {home}/out"
+    shell = subprocess.Popen(["sh", "-c", code], process_group=0)
     try:
         wait_until(lambda: (home / "out").exists() and "ready" in (home / "out").read_text())
         path = house.state / "run" / "trader.pid"
@@ -425,6 +439,9 @@ def test_signals_reach_only_the_adopted_process_and_its_children(house: House, h
         neighbour = subprocess.Popen(["sleep", "1002"], process_group=os.getpgid(shell.pid))
         house.rows("stop", "trader", code=0)
         assert shell.wait(5) == -signal.SIGTERM and neighbour.poll() is None
+        lines = (home / "out").read_text().splitlines()
+        child = next(int(line.split()[1]) for line in lines if line.startswith("child"))
+        assert not is_running(child)
         neighbour.kill()
         neighbour.wait()
     finally:

@@ -68,8 +68,8 @@ def restart(task: Task, reason: str, category: str) -> Result:
             task.save()
         ended_at = _end(task, old, result)
         state_files(task, dry_run=False)
-        for temporary, place in places:
-            files.publish(temporary, place)
+        for temporary, place in places:  # made durable below: a power cut voids all PIDs anyway
+            os.rename(temporary, place)
         task.record = fresh
         ready.forget_the_past(task)
         began = waiting.go()

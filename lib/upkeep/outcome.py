@@ -41,6 +41,10 @@ class Result:
         title = f"{self.task}: {', '.join(filter(None, facts))}"
         self.note = (method, title, body, "critical", *options)
 
+    def tell_the_end(self, outage: bool) -> None:
+        """Have the episode closed, with a message after an `outage`."""
+        self.note = ("recovered", f"{self.task} works again") if outage else ("forget",)
+
 
 def attempt(
     config: Config, name: str, wait: float, dry_run: bool, action: Callable[[Task], Result]
@@ -77,10 +81,15 @@ def by_hand(
     config: Config, names: Sequence[str], options: Namespace, action: Callable[[Task], Result]
 ) -> int:
     """Do `action` with each task, tell what went wrong or is well again; the exit status."""
-    results = [attempt(config, name, _LOCK_WAIT_SECONDS, options.dry_run, action) for name in names]
-    for each in results:
-        if each.outcome in ("started", "restarted"):
-            each.note = ("recovered", f"{each.task} works again")
+
+    def act(known: Task) -> Result:
+        trouble, outage = bool(known.record.trouble), known.record.outage
+        result = action(known)
+        if trouble and result.outcome in ("started", "restarted", "stopped"):
+            result.tell_the_end(outage and result.outcome != "stopped")
+        return result
+
+    results = [attempt(config, name, _LOCK_WAIT_SECONDS, options.dry_run, act) for name in names]
     deliver(config, results)
     return show(config, results, options)
 

@@ -22,8 +22,10 @@ from upkeep.settings import TaskSettings, command_words
 class Record:
     """What is remembered about a task.
 
-    `trouble` describes an outage ("lasted", "tripped", "given_up"), `due` a restart that
-    waits for a quiet host, `over` the samples in a row over a limit, `counts` the starts by cause.
+    `trouble` is what was told and is not over: when a restart was ("told"), that an outage
+    "lasted", that the breaker has "tripped", and when it was "given_up" last. `due` is a restart
+    that waits for a quiet host, `over` the samples in a row over a limit, `counts` the starts by
+    cause.
     """
 
     boot_id: str = ""
@@ -52,6 +54,11 @@ class Record:
     def identity(self) -> proc.Identity:
         """The process that was last known to be the task."""
         return proc.Identity(self.boot_id, self.pid, self.start_ticks)
+
+    @property
+    def outage(self) -> bool:
+        """Whether it was down or wrong for so long that the end of that is told."""
+        return not {"lasted", "tripped"}.isdisjoint(self.trouble)
 
 
 class Task:
@@ -240,13 +247,15 @@ def _fits(stored: dict[str, Any]) -> bool:
     if any(type(known[key]) is not type(value) for key, value in usual.items()):
         return False
     due, trouble = known["due"], known["trouble"]
-    moments = [known["started"], due, trouble.get("given_up", {})]
+    told, given_up = (trouble.get(key, {}) for key in ("told", "given_up"))
     return (
         all(type(each) is int for each in (*known["counts"].values(), *known["over"].values()))
         and all(isinstance(each, str) for each in (*known["command"], *known["place"]))
         and all(value >= 0 for value in known.values() if type(value) is int)
         and known["pid"] <= proc.PID_LIMIT
-        and all(each == {} or history.is_stamp(each) for each in moments)
+        and all(
+            each == {} or history.is_stamp(each) for each in (known["started"], due, told, given_up)
+        )
         and (not due or (isinstance(due.get("wait"), float) and isinstance(due.get("reason"), str)))
         and trouble.get("given_up") != {}
     )

@@ -1,7 +1,7 @@
 """A program to be looked after. Says "ready PID", then does what its arguments ask for.
 
-worker.py [--ignore SIGNAL]... [--child | --setsid-child] [--daemon PIDFILE] [--exit STATUS]
-          [--after SECONDS] [--grow MIB] [--fds N] [--listen PORT] [--append FILE]
+worker.py [--ignore SIGNAL]... [--child | --setsid-child | --hidden-child] [--daemon PIDFILE]
+          [--exit STATUS] [--after SECONDS] [--grow MIB] [--fds N] [--listen PORT] [--append FILE]
           [--print-environment]
 """
 
@@ -22,12 +22,27 @@ def stay() -> None:
         time.sleep(60)
 
 
-def child(own_session: bool) -> None:
+def child(own_session: bool, hidden: bool) -> None:
     if os.fork() == 0:
         if own_session:
             os.setsid()
         say(f"child {os.getpid()}")
+        if hidden:
+            hide()
         stay()
+
+
+def hide() -> None:
+    """Overwrite the environment, as programs do that set their title, and leave the log."""
+    import ctypes
+
+    with open("/proc/self/stat") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    begin, end = int(fields[47]), int(fields[48])  # proc(5): env_start, env_end
+    ctypes.memset(begin, 0, end - begin)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
 
 
 def daemonise(pid_file: str) -> None:
@@ -52,6 +67,7 @@ def main() -> None:
     parser.add_argument("--ignore", action="append", default=[])
     parser.add_argument("--child", action="store_true")
     parser.add_argument("--setsid-child", action="store_true")
+    parser.add_argument("--hidden-child", action="store_true")
     parser.add_argument("--daemon")
     parser.add_argument("--exit", type=int)
     parser.add_argument("--after", type=float, default=0.0)
@@ -65,8 +81,8 @@ def main() -> None:
         signal.signal(signal.Signals["SIG" + name], signal.SIG_IGN)
     if options.daemon:
         daemonise(options.daemon)
-    if options.child or options.setsid_child:
-        child(options.setsid_child)
+    if options.child or options.setsid_child or options.hidden_child:
+        child(options.setsid_child, options.hidden_child)
     if options.print_environment:
         with open("/proc/self/status") as status:
             ignored = next(line.split()[1] for line in status if line.startswith("SigIgn"))
