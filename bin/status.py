@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, config, history, proc, task, text, units
+from upkeep import cli, config, history, proc, record, task, text, units
 from upkeep.errors import Exit, OperatorError
 from upkeep.family import Processes
 from upkeep.task import Task
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     events = history.since(settings.state, 86400.0)
     names = cli.chosen_tasks(settings, options.names) or list(settings.tasks)
     # What left upkeep.toml is shown while it runs, unless another name has taken it over.
-    left = [] if options.names else [n for n in task.recorded_names(settings) if n not in names]
+    left = [] if options.names else [n for n in record.names(settings.state) if n not in names]
     found = [row(task.load(settings, name), processes, events) for name in (*names, *left)]
     taken = {None, *(each.get("pid") for each in found[: len(names)])}
     found[len(names) :] = [each for each in found[len(names) :] if each.get("pid") not in taken]

@@ -6,7 +6,6 @@ the old copy, or a record from which the next tick of the watchdog finishes the 
 """
 
 import contextlib
-import dataclasses
 import graphlib
 import os
 import shlex
@@ -21,7 +20,8 @@ from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
 from upkeep.family import Processes
 from upkeep.outcome import Result
-from upkeep.task import Record, Task, described
+from upkeep.record import Record, described
+from upkeep.task import Task
 
 BY_HAND = "by hand"
 _MANAGER_SECONDS = 5.0
@@ -53,13 +53,10 @@ def restart(task: Task, reason: str, category: str) -> Result:
     """
     old, known, nonce = task.running(), task.record, os.urandom(8).hex()
     event = "restart" if old else "death" if category == "death" and known.pid else "start"
-    result = Result(task.name, event=event, reason=reason, old_pid=known.pid or None)
+    result = Result(task.name, "restarted" if old else "started", event=event, reason=reason)
+    result.facts["old_pid"] = known.pid or None
     if task.settings.manager != "upkeep":
-        known.counts[category] = known.counts.get(category, 0) + 1
-        known.trouble = {} if category == BY_HAND else known.trouble
-        _by_manager(task, old, result)
-        remember(task, result)
-        return result
+        return _by_manager(task, old, result, category)
     with launch.prepared(task.config, task.settings, nonce) as (waiting, stack):
         fresh = _new_record(task, waiting, nonce, category)
         places = [*_stage(stack, task, fresh), (waiting.status, task.end_file)]
@@ -80,9 +77,11 @@ def restart(task: Task, reason: str, category: str) -> Result:
     return result
 
 
-def _by_manager(task: Task, old: proc.Identity | None, result: Result) -> None:
+def _by_manager(task: Task, old: proc.Identity | None, result: Result, category: str) -> Result:
     """Have pm2 or systemd restart or start the task, and see that it lives."""
     known, verify = task.record, task.settings.verify
+    known.counts[category] = known.counts.get(category, 0) + 1
+    known.trouble = {} if category == BY_HAND else known.trouble
     result.facts["rss_before_bytes"] = task.family().rss() or None
     manager.tell(task.settings, "restart" if old else "start")
     began = time.monotonic()
@@ -92,6 +91,8 @@ def _by_manager(task: Task, old: proc.Identity | None, result: Result) -> None:
         time.sleep(0.1)
     known.started, known.down, known.due, known.over = history.stamp(time.time()), False, {}, {}
     _conclude(task, result, None)
+    remember(task, result)
+    return result
 
 
 def stop(task: Task, dry_run: bool) -> Result:
@@ -120,6 +121,8 @@ def stop(task: Task, dry_run: bool) -> Result:
 
 def state_files(task: Task, dry_run: bool) -> list[str]:
     """Remove the task's stale state files, never through a symlink; their paths."""
+    if not task.settings.state_files:
+        return []
     import glob
 
     from upkeep import tree
@@ -160,7 +163,7 @@ def _stage(stack: contextlib.ExitStack, task: Task, fresh: Record) -> list[tuple
     files.make_directory(pid_file.parent)
     if reason := files.writable_by_others(pid_file.parent, account.pw_uid):
         raise OperatorError(f"{pid_file}: not written: {reason}", Exit.REFUSED)
-    record = files.stage(task.record_file, files.state_text(dataclasses.asdict(fresh)))
+    record = files.stage(task.record_file, files.state_text(vars(fresh)))
     stack.callback(files.discard, record)
     number = files.stage(pid_file, b"%d\n" % fresh.pid, 0o644)
     stack.callback(files.discard, number)
@@ -188,7 +191,6 @@ def _end(task: Task, old: proc.Identity | None, result: Result) -> float | None:
 def _conclude(task: Task, result: Result, why: str | None) -> None:
     """Judge the start and bring the record up to date."""
     known, alive, pid_file = task.record, task.running(), task.settings.pid_file
-    result.outcome = "restarted" if result.facts["event"] == "restart" else "started"
     result.facts.update(new_pid=known.pid, rss_after_bytes=task.family().rss())
     if why or not alive:
         result.outcome, result.code = "failed", Exit.PROBLEM

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from upkeep import proc
 from upkeep.errors import Exit, OperatorError
@@ -53,7 +54,7 @@ class Family:
     session: int
     tag: str
     exe: str
-    log: str
+    log: Path
 
     def members(self, processes: Processes | None = None) -> list[proc.Stat]:
         """Everything alive that belongs to the program, itself first; never this process."""
@@ -77,7 +78,7 @@ class Family:
     def _left(self, stat: proc.Stat) -> bool:
         """Whether an untagged process of the session writes our log, or is our executable that
         has overwritten its environment."""
-        if self.log in (proc.link(stat.pid, f"fd/{fd}") for fd in (1, 2)):
+        if os.path.realpath(self.log) in (proc.link(stat.pid, f"fd/{fd}") for fd in (1, 2)):
             return True
         overwritten = not proc.variable(stat.pid, "PATH")
         return overwritten and proc.executable(stat.pid) == (self.exe or None)

@@ -1,64 +1,16 @@
-"""One managed program: what is configured, what is on record about it, and which process it is.
-
-The record, `<state>/tasks/<task>.json`, is the truth about the running copy; the PID file beside
-it serves other programs, and serves us where there is no record.
-"""
+"""One managed program: what is configured, what is on record about it, and which process it is."""
 
 import contextlib
-import dataclasses
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from upkeep import files, history, launch, manager, pidfile, proc
+from upkeep import files, history, launch, manager, pidfile, proc, record
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
 from upkeep.family import TAG, Family
+from upkeep.record import Record
 from upkeep.settings import TaskSettings, command_words
-
-
-@dataclass
-class Record:
-    """What is remembered about a task.
-
-    `trouble` is what was told and is not over: when a restart was ("told"), that an outage
-    "lasted", that the breaker has "tripped", and when it was "given_up" last. `due` is a restart
-    that waits for a quiet host, `over` the samples in a row over a limit, `counts` the starts by
-    cause.
-    """
-
-    boot_id: str = ""
-    pid: int = 0  # 0: none, or one whose death is accounted for
-    start_ticks: int = 0
-    session: int = 0  # the session that our start opened; 0: somebody else started it
-    heir: bool = False  # it is not the process that we started, but took over from that
-    nonce: str = ""
-    tag: str = ""
-    exe: str = ""
-    command: list[str] = field(default_factory=list)
-    place: list[str] = field(default_factory=list)  # its user, directory and manager
-    started: dict[str, Any] = field(default_factory=dict)  # by history.stamp
-    log_start: int = 0
-    file_before: int = 0  # of `ready`, at the start
-    oom_kills: int = 0
-    down: bool = False
-    stopping: str = ""
-    unready: str = ""
-    due: dict[str, Any] = field(default_factory=dict)
-    trouble: dict[str, Any] = field(default_factory=dict)
-    over: dict[str, int] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def identity(self) -> proc.Identity:
-        """The process that was last known to be the task."""
-        return proc.Identity(self.boot_id, self.pid, self.start_ticks)
-
-    @property
-    def outage(self) -> bool:
-        """Whether it was down or wrong for so long that the end of that is told."""
-        return not {"lasted", "tripped"}.isdisjoint(self.trouble)
 
 
 class Task:
@@ -79,7 +31,7 @@ class Task:
 
     def save(self) -> None:
         """Store the record. Raises OSError."""
-        files.write_state(self.record_file, dataclasses.asdict(self.record))
+        files.write_state(self.record_file, vars(self.record))
         if self.renamed_from:
             old, self.renamed_from = self.renamed_from, ""
             with contextlib.suppress(OSError):
@@ -98,8 +50,7 @@ class Task:
     def family(self) -> Family:
         """The processes that belong to the recorded copy."""
         known = self.record
-        log = os.path.realpath(self.settings.log)
-        return Family(known.identity, known.session, known.tag, known.exe, log)
+        return Family(known.identity, known.session, known.tag, known.exe, self.settings.log)
 
     def running(self) -> proc.Identity | None:
         """The copy that runs now, or None. One that was not on record is put there, in memory.
@@ -180,14 +131,8 @@ class Task:
         known.session = found.pid if ours and leads else 0
         known.boot_id, known.pid, known.start_ticks = found
         known.heir, known.exe = True, proc.executable(found.pid)
-        known.command, known.place = described(self.settings)
+        known.command, known.place = record.described(self.settings)
         return found
-
-
-def described(settings: TaskSettings) -> tuple[list[str], list[str]]:
-    """What tells a task from others, whatever it is called: its program, and its place."""
-    program = list(settings.command) or [settings.unit or settings.app]
-    return program, [settings.user, str(settings.cwd), settings.manager]
 
 
 def load(config: Config, name: str) -> Task:
@@ -195,15 +140,15 @@ def load(config: Config, name: str) -> Task:
 
     Without a record, the history tells whether it was stopped on purpose.
     """
-    record, log = _read(config, name), config.state / "log" / f"{name}.log"
-    command = command_words((record and record.command) or ["unknown"])
+    known, log = record.read(config.state, name), config.state / "log" / f"{name}.log"
+    command = command_words((known and known.command) or ["unknown"])
     removed = TaskSettings(name, command, log=log, pid_file=config.state / "run" / f"{name}.pid")
     settings = config.tasks.get(name, removed)
-    if record and record.boot_id:  # it has run
-        return Task(config, settings, record)
+    if known and known.boot_id:  # it has run
+        return Task(config, settings, known)
     events = (each for each in history.newest_first(config.state) if each.get("task") == name)
     fresh = Record(down=next(events, {}).get("event") == "stop")
-    task = Task(config, settings, record or fresh)
+    task = Task(config, settings, known or fresh)
     _look_for_a_rename(task)
     return task
 
@@ -214,53 +159,19 @@ def _look_for_a_rename(task: Task) -> None:
     It is, when program and place are the same; then it is taken over. When only one of them is,
     nobody can tell, and a second copy must not be started.
     """
-    wanted = described(task.settings)
-    others = [described(each) for each in task.config.tasks.values()]
-    for old in set(recorded_names(task.config)) - task.config.tasks.keys():
-        record = _read(task.config, old)
-        if record is None or not proc.is_alive(record.identity):
+    program, place = record.described(task.settings)
+    others = [record.described(each) for each in task.config.tasks.values()]
+    for old in set(record.names(task.config.state)) - task.config.tasks.keys():
+        known = record.read(task.config.state, old)
+        if known is None or not proc.is_alive(known.identity):
             continue
-        if (record.command, record.place) == wanted:
-            task.record, task.renamed_from, task.rival = record, old, ""
+        if (known.command, known.place) == (program, place):
+            task.record, task.renamed_from, task.rival = known, old, ""
             return
-        if (record.command, record.place) in others:
-            continue
-        at_home = record.place[:2] == wanted[1][:2] and task.settings.cwd != Path("/")
-        if record.command == wanted[0] or at_home:
+        at_home = known.place[:2] == place[:2] and task.settings.cwd != Path("/")
+        taken_over = (known.command, known.place) in others
+        if (known.command == program or at_home) and not taken_over:
             task.rival = (
                 f'"{old}", which is no longer in upkeep.toml, runs the same program or in the same'
-                f" place, pid {record.pid}: end it first by stop.py {old}"
+                f" place, pid {known.pid}: end it first by stop.py {old}"
             )
-
-
-def _read(config: Config, name: str) -> Record | None:
-    """The record; None when there is none, or one that can't be ours."""
-    stored = files.read_state(config.state / "tasks" / f"{name}.json", _fits)
-    usual = dataclasses.asdict(Record())
-    return Record(**{key: stored[key] for key in usual if key in stored}) if stored else None
-
-
-def _fits(stored: dict[str, Any]) -> bool:
-    """Whether all values have the types and ranges that a record of ours has."""
-    usual = dataclasses.asdict(Record())
-    known = {key: stored.get(key, value) for key, value in usual.items()}
-    if any(type(known[key]) is not type(value) for key, value in usual.items()):
-        return False
-    due, trouble = known["due"], known["trouble"]
-    told, given_up = (trouble.get(key, {}) for key in ("told", "given_up"))
-    return (
-        all(type(each) is int for each in (*known["counts"].values(), *known["over"].values()))
-        and all(isinstance(each, str) for each in (*known["command"], *known["place"]))
-        and all(value >= 0 for value in known.values() if type(value) is int)
-        and known["pid"] <= proc.PID_LIMIT
-        and all(
-            each == {} or history.is_stamp(each) for each in (known["started"], due, told, given_up)
-        )
-        and (not due or (isinstance(due.get("wait"), float) and isinstance(due.get("reason"), str)))
-        and trouble.get("given_up") != {}
-    )
-
-
-def recorded_names(config: Config) -> list[str]:
-    """Tasks that have a record, whether they are still configured or not."""
-    return sorted(path.stem for path in (config.state / "tasks").glob("[!.]*.json"))
