@@ -37,6 +37,17 @@ def test_is_silent_on_success(house: House) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_nothing(house: House, closed: str) -> None:
+    command = f"exec {sys.executable} {ROOT}/bin/restart.py --config {house.config} trader {closed}"
+    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    wait_until(lambda: "ready" in house.log("trader"))
+    held = sorted(Path(f"/proc/{house.pid('trader')}/fd").iterdir())
+    log = str(house.state / "log" / "trader.log")
+    assert [os.readlink(each) for each in held] == [os.devnull, log, log]
+
+
 def test_dry_run_names_everything_and_changes_nothing(house: House) -> None:
     pid = house.start("trader")
     before = house.record("trader"), sorted(house.state.rglob("*"))
