@@ -66,6 +66,13 @@ def test_an_exit_status_is_told(house: House) -> None:
     assert "exit status 3" in house.rows("watchdog", "job")[0]["reason"]
 
 
+def test_an_end_that_somebody_asked_for_is_told_as_such(house: House) -> None:
+    pid = house.start("trader")
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not is_running(pid))
+    assert "143 (TERM); sent by somebody" in house.rows("watchdog", code=0)[0]["reason"]
+
+
 def test_a_status_survives_the_death_of_the_recorder(house: House) -> None:
     pid = house.start("trader")
     recorder = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
