@@ -101,25 +101,30 @@ def look_after(known: Task, processes: Processes, dry_run: bool) -> Result:
     if dry_run:
         plan = control.plan(known, alive, why) if starts else [f"{category or 'leave'}: {why}"]
         return Result(known.name, "planned", plan=plan)
-    tail = control.log_tail(known)
     if starts:
-        result = control.restart(known, why, category)
-        if category in TOLD and not result.code:
-            seconds = result.facts.get("downtime_seconds")
-            outage = "unknown" if seconds is None else format_duration(seconds)
-            memory = last_memory(known, result.facts["old_pid"])
-            result.facts["detail"] = f"outage {outage}{memory}{tail}"
-            result.tell()
-            known.note_trouble(told=history.stamp(time.time()))
-        return result
+        return start(known, why, category)
     if category == GIVE_UP:
-        return give_up(known, why, tail)
+        return give_up(known, why)
     if stat is None:
         code, outcome = (0, "stopped") if known.record.down else (Exit.GIVEN_UP, "given_up")
         return Result(known.name, outcome, code, detail=why)
     result = rest(known, stat, why)
     if str(known.record) != before or known.renamed_from:
         known.save()
+    return result
+
+
+def start(known: Task, why: str, category: str) -> Result:
+    """Start or restart it; what nobody had asked for is told, with the last words of the dead."""
+    tail = control.log_tail(known)
+    result = control.restart(known, why, category)
+    if category in TOLD and not result.code:
+        seconds = result.facts.get("downtime_seconds")
+        outage = "unknown" if seconds is None else format_duration(seconds)
+        memory = last_memory(known, result.facts["old_pid"])
+        result.facts["detail"] = f"outage {outage}{memory}{tail}"
+        result.tell()
+        known.note_trouble(told=history.stamp(time.time()))
     return result
 
 
@@ -133,11 +138,12 @@ def last_memory(known: Task, pid: int | None) -> str:
     return f"; last memory reading {format_size(last.rss_bytes)}" if last else ""
 
 
-def give_up(known: Task, why: str, tail: str) -> Result:
+def give_up(known: Task, why: str) -> Result:
     """Open the crash-loop breaker; after a failed probe, silently open it again."""
     record, settings = known.record, known.settings
     window, wait = map(format_duration, (settings.crash_window, settings.crash_cooldown))
-    detail = f"{settings.crash_limit} deaths within {window}; next try in {wait}{tail}"
+    detail = f"{settings.crash_limit} deaths within {window}; next try in {wait}"
+    detail += control.log_tail(known)
     result = Result(known.name, "given_up", Exit.GIVEN_UP, reason=why, detail=detail)
     if "tripped" not in record.trouble:
         result.tell("repeated", 0.0)

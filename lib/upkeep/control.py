@@ -125,18 +125,24 @@ def state_files(task: Task, dry_run: bool) -> list[str]:
         return []
     import glob
 
+    limit = time.time() - task.settings.state_files_older_than
+    paths = (path for pattern in task.settings.state_files for path in glob.glob(pattern))
+    return [path for path in paths if _goes(path, limit, dry_run)]
+
+
+def _goes(path: str, limit: float, dry_run: bool) -> bool:
+    """Remove a file that was written before `limit`; whether it is, or would be, gone."""
     from upkeep import tree
 
-    removed, limit = [], time.time() - task.settings.state_files_older_than
-    for path in (each for pattern in task.settings.state_files for each in glob.glob(pattern)):
-        folder, name = os.path.split(path)
-        with contextlib.suppress(OSError), tree.opened(folder) as directory:
-            info = os.stat(name, dir_fd=directory, follow_symlinks=False)
-            if info.st_mtime <= limit and not stat.S_ISDIR(info.st_mode):
-                if not dry_run:
-                    os.unlink(name, dir_fd=directory)
-                removed.append(path)
-    return removed
+    folder, name = os.path.split(path)
+    with contextlib.suppress(OSError), tree.opened(folder) as directory:
+        info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if info.st_mtime > limit or stat.S_ISDIR(info.st_mode):
+            return False
+        if not dry_run:
+            os.unlink(name, dir_fd=directory)
+        return True
+    return False
 
 
 def _new_record(task: Task, waiting: launch.Waiting, nonce: str, category: str) -> Record:

@@ -21,23 +21,31 @@ def exceeded(
     Samples in a row are counted in the task's record, in memory. After a step of the clock every
     heartbeat looks silent: a second look gives a working program the time to touch its file.
     """
-    counts, began = task.record.over, task.record.started or history.stamp(time.time())
-    step = (time.time() - proc.uptime()) - (began["time"] - began["uptime"])
     limited = settings.max_rss is not None or settings.max_fds is not None
     members = task.family().members(processes) if limited else []
-    age, most = proc.age_seconds(stat), settings.max_age
-    old = f"age {_span(age)} > {_span(most)}" if most is not None and age > most else None
+    age, samples, counts = proc.age_seconds(stat), settings.max_rss_samples, task.record.over
     for name, reading, needed in (
-        ("age", old, 1),
-        ("rss", _memory(members, settings.max_rss), settings.max_rss_samples),
-        ("fds", _descriptors(members, settings.max_fds), settings.max_rss_samples),
-        ("heartbeat", _silence(settings, age), 1 + (abs(step) > _CLOCK_STEP_SECONDS)),
+        ("age", _too_old(age, settings.max_age), 1),
+        ("rss", _memory(members, settings.max_rss), samples),
+        ("fds", _descriptors(members, settings.max_fds), samples),
+        ("heartbeat", _silence(settings, age), 2 if _clock_was_stepped(task) else 1),
     ):
         counts[name] = counts.get(name, 0) + 1 if reading else 0
         if reading and counts[name] >= needed:
             kind = "heartbeat" if name == "heartbeat" else "limit"
             return kind, f"{reading} for {needed} samples" if needed > 1 else reading
     return None
+
+
+def _clock_was_stepped(task: Task) -> bool:
+    """Whether the wall clock and the time since boot went apart since its start."""
+    began = task.record.started or history.stamp(time.time())
+    step = (time.time() - proc.uptime()) - (began["time"] - began["uptime"])
+    return bool(abs(step) > _CLOCK_STEP_SECONDS)
+
+
+def _too_old(age: float, most: float | None) -> str | None:
+    return None if most is None or age <= most else f"age {_span(age)} > {_span(most)}"
 
 
 def _memory(members: list[proc.Stat], most: int | None) -> str | None:

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from upkeep import cli, files
@@ -54,14 +54,8 @@ def attempt(
     What an operator can mend becomes a result; the record keeps it, so that its end can be told.
     """
     known = None
-    path = config.state / "lock" / f"task-{name}.lock"
     try:
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(files.lock(path, wait, f"another run for {name}"))
-            except OSError:
-                if not dry_run:  # a plan needs no lock where nothing can be written
-                    raise
+        with _locked(config, name, wait, dry_run):
             known = load(config, name)
             return action(known)
     except OperatorError as error:
@@ -75,6 +69,18 @@ def attempt(
         if known:
             known.note_trouble(lasted=True)
     return result
+
+
+@contextlib.contextmanager
+def _locked(config: Config, name: str, wait: float, dry_run: bool) -> Iterator[None]:
+    path = config.state / "lock" / f"task-{name}.lock"
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.lock(path, wait, f"another run for {name}"))
+        except OSError:
+            if not dry_run:  # a plan needs no lock where nothing can be written
+                raise
+        yield
 
 
 def by_hand(
@@ -96,13 +102,13 @@ def by_hand(
 
 def deliver(config: Config, results: Sequence[Result]) -> None:
     """Send the messages; without one, nothing is imported or read."""
-    if any(each.note for each in results):
+    told = [each for each in results if each.note]
+    if told:
         from upkeep.alerts import Alerts
 
         with Alerts(config) as alerts:
-            for each in results:
-                if each.note:
-                    getattr(alerts, each.note[0])(f"task:{each.task}", *each.note[1:])
+            for each in told:
+                getattr(alerts, each.note[0])(f"task:{each.task}", *each.note[1:])
 
 
 def show(config: Config, results: Sequence[Result], options: Namespace) -> int:
