@@ -198,6 +198,17 @@ def test_limits_need_their_samples_in_a_row(house: House, home: Path) -> None:
     assert "age" in house.rows("watchdog", "old", code=0)[0]["reason"]
 
 
+def test_memory_that_processes_share_is_counted_once(house: House) -> None:
+    """The sum of the RSS is over the limit, the PSS is not."""
+    house.task("big", worker("--grow", "60", "--child"), max_rss="110M", max_rss_samples=1)
+    house.start("big")
+    assert house.rows("status", "big", code=0)[0]["rss_bytes"] > 120 << 20
+    assert house.rows("watchdog", "big", code=0)[0]["outcome"] == "running"
+    house.task("big", worker("--grow", "60", "--child"), max_rss="50M", max_rss_samples=1)
+    reason = house.rows("watchdog", "big", code=0)[0]["reason"]
+    assert reason.startswith("RSS 1") and "PSS" in reason and reason.endswith("> 50 MiB")
+
+
 def test_a_silent_heartbeat_restarts_but_not_before_its_time(house: House, home: Path) -> None:
     beat = home / "beat"
     beat.touch()

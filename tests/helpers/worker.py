@@ -1,8 +1,8 @@
 """A program to be looked after. Says "ready PID", then does what its arguments ask for.
 
-worker.py [--ignore SIGNAL]... [--child | --setsid-child | --hidden-child] [--daemon PIDFILE]
-          [--exit STATUS] [--after SECONDS] [--grow MIB] [--fds N] [--listen PORT] [--append FILE]
-          [--print-environment]
+worker.py [--ignore SIGNAL]... [--child | --setsid-child | --orphan | --hidden-child]
+          [--daemon PIDFILE] [--exit STATUS] [--after SECONDS] [--grow MIB] [--fds N]
+          [--listen PORT] [--append FILE] [--print-environment]
 """
 
 import argparse
@@ -22,10 +22,12 @@ def stay() -> None:
         time.sleep(60)
 
 
-def child(own_session: bool, hidden: bool) -> None:
+def child(own_session: bool, orphan: bool, hidden: bool) -> None:
     if os.fork() == 0:
-        if own_session:
+        if own_session or orphan:
             os.setsid()
+        if orphan and os.fork():
+            os._exit(0)
         say(f"child {os.getpid()}")
         if hidden:
             hide()
@@ -67,6 +69,7 @@ def main() -> None:
     parser.add_argument("--ignore", action="append", default=[])
     parser.add_argument("--child", action="store_true")
     parser.add_argument("--setsid-child", action="store_true")
+    parser.add_argument("--orphan", action="store_true")
     parser.add_argument("--hidden-child", action="store_true")
     parser.add_argument("--daemon")
     parser.add_argument("--exit", type=int)
@@ -81,8 +84,9 @@ def main() -> None:
         signal.signal(signal.Signals["SIG" + name], signal.SIG_IGN)
     if options.daemon:
         daemonise(options.daemon)
-    if options.child or options.setsid_child or options.hidden_child:
-        child(options.setsid_child, options.hidden_child)
+    kept = [bytearray(b"x" * (options.grow << 20)), [os.dup(0) for _ in range(options.fds)]]
+    if options.child or options.setsid_child or options.orphan or options.hidden_child:
+        child(options.setsid_child, options.orphan, options.hidden_child)
     if options.print_environment:
         with open("/proc/self/status") as status:
             ignored = next(line.split()[1] for line in status if line.startswith("SigIgn"))
@@ -90,7 +94,6 @@ def main() -> None:
         about = {"env": dict(os.environ), "ignored": ignored, "fds": fds, "cwd": os.getcwd()}
         about["stdin"] = os.readlink("/proc/self/fd/0")
         print(json.dumps(about), flush=True)
-    kept = [bytearray(b"x" * (options.grow << 20)), [os.dup(0) for _ in range(options.fds)]]
     if options.listen is not None:
         import socket
 
