@@ -267,7 +267,9 @@ def test_a_pid_file_is_doubted_when_something_disagrees(house: House, doubt: str
         manual.wait()
 
 
-@pytest.mark.parametrize("command", ["{worker}", "cd / && exec {worker}", "{worker}; true"])
+@pytest.mark.parametrize(
+    "command", ["{worker}", "exec {worker}", "cd / && exec {worker}", "{worker}; true"]
+)
 def test_a_shell_command_has_the_pid_of_its_program(house: House, command: str) -> None:
     """Trap 15: the PID is the program's where the shell can be replaced, else the shell's."""
     house.task("trader", command.format(worker=" ".join(worker())), shell=True)

@@ -241,7 +241,8 @@ def _command(task: TaskSettings, tag: str) -> str:
     """
     words = list(task.command)
     if task.shell:  # exec keeps the PID; it can't stand before more than a simple command
-        simple = not set(";&|(){}\n") & set(task.command.text) and "=" not in words[0]
+        plain = "=" not in words[0] and words[0] not in ("exec", "eval", ".")
+        simple = plain and not set(";&|(){}\n") & set(task.command.text)
         words = ["/bin/sh", "-c", "exec " * simple + task.command.text]
     if in_scope(task):  # systemd-run needs root, its program does not; the PID stays
         account, group = user_of(task)
