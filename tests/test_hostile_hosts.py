@@ -13,7 +13,8 @@ import pytest
 from tests.helpers import ROOT, is_running, wait_until
 from tests.helpers.house import House, kill, worker
 
-ALLOWED = os.geteuid() == 0 and not subprocess.run(["unshare", "--mount", "true"]).returncode
+TRY = ["unshare", "--mount", "true"]
+ALLOWED = os.geteuid() == 0 and not subprocess.run(TRY, capture_output=True).returncode
 pytestmark = pytest.mark.skipif(not ALLOWED, reason="mount namespaces are not allowed here")
 BIN = f"{sys.executable} {ROOT}/bin"
 
@@ -94,6 +95,28 @@ def test_what_proc_hides_is_neither_dead_nor_ours(house: House, home: Path) -> N
     result = in_namespace(house, f"{hidden} BIN/restart.py trader")
     assert result.returncode == 3 and f"pid {pid}" in result.stderr
     assert house.copies("trader") == [pid]
+
+
+def test_a_zombie_that_nobody_reaps_is_not_waited_for(house: House) -> None:
+    """Trap 3: PID 1 waits only for the scripts, as in a container without an init."""
+    house.task("trader", worker("--daemon", "-"), verify=1, stop_timeout=60)
+    first = "import subprocess, sys\nfor line in sys.argv[1:]: subprocess.run(line.split())"
+    new_namespaces = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    order = ("restart", "restart", "kill", "watchdog", "stop")
+    scripts = [f"{BIN}/{name}.py trader --json" for name in order]
+    scripts[2] = f"pkill -KILL -F {house.state}/run/trader.pid"
+    result = subprocess.run(
+        [*new_namespaces, sys.executable, "-c", first, *scripts],
+        env={"UPKEEP_CONFIG": str(house.config), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    documents = result.stdout.replace("}\n{", "}\0{").split("\0")
+    rows = [json.loads(each)["results"][0] for each in documents]
+    outcomes = [row["outcome"] for row in rows]
+    assert outcomes == ["started", "restarted", "started", "stopped"], result.stderr
+    assert [row.get("killed") for row in rows] == [None, False, None, False]
 
 
 def test_without_the_right_to_signal_nothing_is_started(house: House) -> None:

@@ -59,7 +59,7 @@ def restart(task: Task, reason: str, category: str) -> Result:
         return _by_manager(task, old, result, category)
     with launch.prepared(task.config, task.settings, nonce) as (waiting, stack):
         fresh = _new_record(task, waiting, nonce, category)
-        places = [*_stage(stack, task, fresh), (waiting.status, task.end_file)]
+        places = [(waiting.status, task.end_file), *_stage(stack, task, fresh)]
         if old:  # for the case that we are killed meanwhile
             known.stopping = reason
             task.save()
