@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
 from upkeep import cli, config, control, history, limits, outcome, proc
 from upkeep.errors import Exit, OperatorError
+from upkeep.family import Processes
 from upkeep.outcome import Result
 from upkeep.settings import TaskSettings, command_words
 from upkeep.task import Task
@@ -32,20 +33,36 @@ EXAMPLES = """  restart.py trader                       # a fresh copy, now
   restart.py trader --when-quiet          # when the host is quiet, at the deadline at the latest"""
 
 
+def conditional(options: Namespace) -> bool:
+    """Whether it is restarted only if something holds."""
+    given = (options.if_rss_above, options.if_older_than)
+    return given != (None, None) or bool(options.if_leaking)
+
+
+def condition_met(known: Task, stat: proc.Stat, options: Namespace) -> str | None:
+    """Why a running task is restarted; None when no condition holds."""
+    if not conditional(options):
+        return str(options.reason)
+    asked = TaskSettings(
+        known.name,
+        command_words("-"),
+        max_rss=options.if_rss_above,
+        max_rss_samples=1,
+        max_age=options.if_older_than,
+    )
+    if over := limits.exceeded(known, asked, stat, Processes()):
+        return over[1]
+    return limits.leaking(known) if options.if_leaking else None
+
+
 def restart(known: Task, options: Namespace) -> Result:
     """Restart one task as the options want it. Raises OperatorError and OSError."""
-    size, age = options.if_rss_above, options.if_older_than
-    bare = (size, age) == (None, None) and not (options.when_quiet or options.if_leaking)
+    bare = not conditional(options) and not options.when_quiet
     if not (bare and options.names) and (known.record.down or "given_up" in known.record.trouble):
         return Result(known.name, "not_needed", detail="stopped on purpose, or given up")
-    alive, reason = known.running(), options.reason
+    alive = known.running()
     stat = proc.read_stat(alive.pid) if alive else None
-    if stat and (size is not None or age is not None or options.if_leaking):
-        asked = TaskSettings(
-            known.name, command_words("-"), max_rss=size, max_rss_samples=1, max_age=age
-        )
-        reason = (limits.exceeded(known, asked, stat, proc.scan()) or (None, None))[1]
-        reason = reason or (limits.leaking(known) if options.if_leaking else None)
+    reason = condition_met(known, stat, options) if stat else options.reason
     if reason is None:
         return Result(known.name, "not_needed", old_pid=stat and stat.pid)
     wait = known.settings.deadline if options.deadline is None else options.deadline

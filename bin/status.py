@@ -21,8 +21,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, config, history, proc, task, text, units
+from upkeep import cli, config, history, proc, record, task, text, units
 from upkeep.errors import Exit, OperatorError
+from upkeep.family import Processes
 from upkeep.task import Task
 
 EXAMPLES = """  status.py                # how are my programs?
@@ -40,10 +41,10 @@ def state_of(known: Task, alive: bool) -> str:
         return "failing" if record.unready else "running"
     if record.down or "given_up" in record.trouble:
         return "stopped" if record.down else "given_up"
-    return "failing" if record.trouble else "dead"
+    return "failing" if record.outage else "dead"
 
 
-def row(known: Task, table: dict[int, proc.Stat], events: list[history.Event]) -> Row:
+def row(known: Task, processes: Processes, events: list[history.Event]) -> Row:
     """One task as it stands in the JSON document."""
     starts = [each for each in events if each.get("task") == known.name and "new_pid" in each]
     last = starts[-1] if starts else {}
@@ -55,9 +56,9 @@ def row(known: Task, table: dict[int, proc.Stat], events: list[history.Event]) -
     except OperatorError as error:
         return {**found, "detail": str(error)}
     found["state"] = state_of(known, alive is not None)
-    stat = table.get(alive.pid) if alive else None
+    stat = processes.table.get(alive.pid) if alive else None
     if stat:
-        members, age = known.family().members(table, sweep=False), proc.age_seconds(stat)
+        members, age = known.family().members(processes), proc.age_seconds(stat)
         cpu_seconds = sum(each.cpu_ticks for each in members) / proc.TICKS_PER_SECOND
         found |= {"pid": stat.pid, "uptime_seconds": round(age, 1), "processes": len(members)}
         if stat.state in proc.FROZEN_STATES:
@@ -94,12 +95,12 @@ def parser() -> ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     options = parser().parse_args(argv)
-    settings, table = config.load(options.config), proc.scan()
+    settings, processes = config.load(options.config), Processes()
     events = history.since(settings.state, 86400.0)
     names = cli.chosen_tasks(settings, options.names) or list(settings.tasks)
     # What left upkeep.toml is shown while it runs, unless another name has taken it over.
-    left = [] if options.names else [n for n in task.recorded_names(settings) if n not in names]
-    found = [row(task.load(settings, name), table, events) for name in (*names, *left)]
+    left = [] if options.names else [n for n in record.names(settings.state) if n not in names]
+    found = [row(task.load(settings, name), processes, events) for name in (*names, *left)]
     taken = {None, *(each.get("pid") for each in found[: len(names)])}
     found[len(names) :] = [each for each in found[len(names) :] if each.get("pid") not in taken]
     if options.json:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, config, control, outcome, task
+from upkeep import cli, config, control, outcome, record
 
 EXAMPLES = """  stop.py trader            # end it, and let it stay down
   stop.py trader --dry-run  # which processes would be signalled?"""
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     options = parser().parse_args(argv)
     settings = config.load(options.config)
-    recorded = task.recorded_names(settings)
+    recorded = record.names(settings.state)
     cli.chosen_tasks(settings, [name for name in options.names if name not in recorded])
     names = list(dict.fromkeys(options.names))
     return outcome.by_hand(

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 from upkeep import cli, config, control, death, history, limits, outcome, proc, ready, task
 from upkeep.config import Config
 from upkeep.errors import Exit
+from upkeep.family import Processes
 from upkeep.outcome import Result
 from upkeep.task import Task
 from upkeep.units import format_duration, format_size
@@ -63,7 +64,7 @@ def step_for_dead(known: Task, why: str, died: int) -> Step:
     return GIVE_UP if too_often or "tripped" in record.trouble else "death", why
 
 
-def step_for_running(known: Task, stat: proc.Stat, table: limits.Table) -> Step:
+def step_for_running(known: Task, stat: proc.Stat, processes: Processes) -> Step:
     """What a task that runs needs."""
     record, due = known.record, known.record.due
     if stat.state in proc.FROZEN_STATES:
@@ -74,7 +75,8 @@ def step_for_running(known: Task, stat: proc.Stat, table: limits.Table) -> Step:
         return "due", f"{due['reason']}; the deadline has come"
     if due and not limits.not_quiet(known.settings, known.config.host):
         return "due", f"{due['reason']}; now the host is quiet"
-    over, hour = limits.exceeded(known, known.settings, stat, table), int(proc.uptime() // 3600)
+    over = limits.exceeded(known, known.settings, stat, processes)
+    hour = int(proc.uptime() // 3600)
     within = known.settings.restart_before_limit
     if over or within is None or record.over.get("hour") == hour:
         return over or ("", "")
@@ -85,38 +87,44 @@ def step_for_running(known: Task, stat: proc.Stat, table: limits.Table) -> Step:
     return ("limit", why) if why else ("", "")
 
 
-def look_after(known: Task, table: limits.Table, dry_run: bool) -> Result:
+def look_after(known: Task, processes: Processes, dry_run: bool) -> Result:
     """Decide what one task needs, and do it. Raises OperatorError and OSError."""
     if known.record.down and known.record.stopping:
         return control.stop(known, dry_run)
     before, alive = str(known.record), known.running()
     stat = proc.read_stat(alive.pid) if alive else None
     if stat:
-        category, why = step_for_running(known, stat, table)
+        category, why = step_for_running(known, stat, processes)
     else:
         category, why = step_for_dead(known, death.cause(known), deaths(known))
     starts = category not in ("", GIVE_UP)
     if dry_run:
         plan = control.plan(known, alive, why) if starts else [f"{category or 'leave'}: {why}"]
         return Result(known.name, "planned", plan=plan)
-    tail = control.log_tail(known)
     if starts:
-        result = control.restart(known, why, category)
-        if category in TOLD and not result.code:
-            seconds = result.facts.get("downtime_seconds")
-            outage = "unknown" if seconds is None else format_duration(seconds)
-            memory = last_memory(known, result.facts["old_pid"])
-            result.facts["detail"] = f"outage {outage}{memory}{tail}"
-            result.tell()
-        return result
+        return start(known, why, category)
     if category == GIVE_UP:
-        return give_up(known, why, tail)
+        return give_up(known, why)
     if stat is None:
         code, outcome = (0, "stopped") if known.record.down else (Exit.GIVEN_UP, "given_up")
         return Result(known.name, outcome, code, detail=why)
     result = rest(known, stat, why)
     if str(known.record) != before or known.renamed_from:
         known.save()
+    return result
+
+
+def start(known: Task, why: str, category: str) -> Result:
+    """Start or restart it; what nobody had asked for is told, with the last words of the dead."""
+    tail = control.log_tail(known)
+    result = control.restart(known, why, category)
+    if category in TOLD and not result.code:
+        seconds = result.facts.get("downtime_seconds")
+        outage = "unknown" if seconds is None else format_duration(seconds)
+        memory = last_memory(known, result.facts["old_pid"])
+        result.facts["detail"] = f"outage {outage}{memory}{tail}"
+        result.tell()
+        known.note_trouble(told=history.stamp(time.time()))
     return result
 
 
@@ -130,11 +138,12 @@ def last_memory(known: Task, pid: int | None) -> str:
     return f"; last memory reading {format_size(last.rss_bytes)}" if last else ""
 
 
-def give_up(known: Task, why: str, tail: str) -> Result:
+def give_up(known: Task, why: str) -> Result:
     """Open the crash-loop breaker; after a failed probe, silently open it again."""
     record, settings = known.record, known.settings
     window, wait = map(format_duration, (settings.crash_window, settings.crash_cooldown))
-    detail = f"{settings.crash_limit} deaths within {window}; next try in {wait}{tail}"
+    detail = f"{settings.crash_limit} deaths within {window}; next try in {wait}"
+    detail += control.log_tail(known)
     result = Result(known.name, "given_up", Exit.GIVEN_UP, reason=why, detail=detail)
     if "tripped" not in record.trouble:
         result.tell("repeated", 0.0)
@@ -156,22 +165,26 @@ def rest(known: Task, stat: proc.Stat, why: str) -> Result:
     if why:
         record.trouble["lasted"] = True
         result.tell()
-    lasted = {"lasted", "tripped"} & record.trouble.keys()
-    # A copy that lives for so long could not fill the window with deaths.
-    calm = proc.age_seconds(stat) >= settings.crash_window / settings.crash_limit
-    if record.trouble and not wrong and (calm if lasted else not deaths(known)):
-        result.note = ("recovered", f"{known.name} works again") if lasted else ("forget",)
+    if record.trouble and not wrong and is_over(known, stat):
+        result.tell_the_end(record.outage)
         record.trouble = {}
     return result
 
 
+def is_over(known: Task, stat: proc.Stat) -> bool:
+    """Whether the trouble of a task that works now is past, so that a new one is told again."""
+    settings, told = known.settings, known.record.trouble.get("told")
+    if known.record.outage:  # a copy that lives for so long can't fill the window with deaths
+        return proc.age_seconds(stat) >= settings.crash_window / settings.crash_limit
+    return told is None or not 0 <= history.age(told) < settings.crash_window
+
+
 def tick(settings: Config, names: Sequence[str], dry_run: bool) -> list[Result]:
     """Look after each task; one that fails does not stop the others."""
-    limited = any(settings.tasks[name].max_rss or settings.tasks[name].max_fds for name in names)
-    table = proc.scan() if limited else {}
+    processes = Processes()
 
     def care(known: Task) -> Result:
-        return look_after(known, table, dry_run)
+        return look_after(known, processes, dry_run)
 
     results = [outcome.attempt(settings, name, 0.0, dry_run, care) for name in names]
     outcome.deliver(settings, results)

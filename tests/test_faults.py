@@ -51,6 +51,26 @@ def frozen_worker(house: House, chance: random.Random) -> None:
     house.run("restart", "trader")
 
 
+def zombie_worker(house: House, chance: random.Random) -> None:
+    """It has ended, but its recorder is frozen: nobody reaps it or knows its status."""
+    pid = house.record("trader")["pid"]
+    if is_running(pid):
+        recorder = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        if Path(f"/proc/{recorder}/cmdline").read_bytes().startswith(b"upkeep-recorder"):
+            os.kill(recorder, signal.SIGSTOP)
+        kill(pid)
+
+
+def full_disk(house: House, chance: random.Random) -> None:
+    """Some of the files that restart.py writes can't be written."""
+    size = chance.choice([0, 10, 100, 500, 2000])
+    environment = {"PATH": "/usr/bin:/bin", "UPKEEP_CONFIG": str(house.config)}
+    script = [sys.executable, ROOT / "bin" / "restart.py", "trader"]
+    command = ["prlimit", f"--fsize={size}:unlimited", *script]
+    null = subprocess.DEVNULL
+    subprocess.run(command, env=environment, check=False, stdout=null, stderr=null, timeout=60)
+
+
 def many_callers(house: House, chance: random.Random) -> None:
     callers = [begin(house, chance.choice(["restart", "watchdog"])) for _ in range(12)]
     victim = chance.choice(callers)
@@ -75,7 +95,8 @@ def reused_pid(house: House, chance: random.Random) -> None:
         stranger.wait()
 
 
-FAULTS = [killed_script] * 6 + [killed_worker] * 2 + [frozen_worker, many_callers, reused_pid]
+FAULTS = [killed_script] * 6 + [killed_worker] * 2
+FAULTS += [frozen_worker, zombie_worker, full_disk, many_callers, reused_pid]
 
 
 def families(house: House) -> int:

@@ -37,6 +37,17 @@ def test_is_silent_on_success(house: House) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_nothing(house: House, closed: str) -> None:
+    command = f"exec {sys.executable} {ROOT}/bin/restart.py --config {house.config} trader {closed}"
+    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    wait_until(lambda: "ready" in house.log("trader"))
+    held = sorted(Path(f"/proc/{house.pid('trader')}/fd").iterdir())
+    log = str(house.state / "log" / "trader.log")
+    assert [os.readlink(each) for each in held] == [os.devnull, log, log]
+
+
 def test_dry_run_names_everything_and_changes_nothing(house: House) -> None:
     pid = house.start("trader")
     before = house.record("trader"), sorted(house.state.rglob("*"))
@@ -72,7 +83,7 @@ def test_the_program_gets_a_clean_slate(house: House, home: Path) -> None:
     }
     assert (about["env"]["FROM_FILE"], about["env"]["TZ"]) == ("a b", "Asia/Tokyo")
     assert int(about["ignored"], 16) & ~0x1001000 == 0  # python itself ignores PIPE and XFSZ
-    assert about["cwd"] == str(home)
+    assert (about["cwd"], about["stdin"]) == (str(home), os.devnull)
     assert [fd for fd in about["fds"] if fd > 2] in ([3], [])  # 3: the listing itself
 
 
@@ -109,6 +120,18 @@ def test_the_whole_family_goes_also_those_in_a_session_of_their_own(
     kill(main)  # the tree is lost now
     house.rows("restart", "away", code=0)
     assert not is_running(orphan)
+
+
+def test_an_orphan_is_known_by_the_session_and_its_own_executable(house: House) -> None:
+    """Trap 5: like a worker of nginx it has no tag any more, and another log."""
+    house.task("trader", worker("--hidden-child"))
+    main = house.start("trader")
+    lines = house.log("trader").splitlines()
+    child = next(int(line.split()[1]) for line in lines if line.startswith("child"))
+    wait_until(lambda: not Path(f"/proc/{child}/environ").read_bytes().strip(b"\0"))
+    kill(main)
+    house.rows("restart", "trader", code=0)
+    assert not is_running(child)
 
 
 def test_a_frozen_program_is_stopped_within_its_grace(house: House) -> None:
@@ -182,6 +205,7 @@ def test_an_odd_pid_file_is_refused(house: House, content: bytes) -> None:
     for script in ("restart", "watchdog"):
         result = house.run(script, "trader")
         assert result.returncode == 3 and str(path) in result.stderr, result.stderr
+        assert "not exactly one process number" in result.stderr
     assert path.read_bytes() == content and house.copies("trader") == []
     assert len(house.messages()) == 1
     assert house.rows("status", code=1)[0]["state"] == "unknown"
@@ -220,6 +244,44 @@ def test_a_copy_started_by_hand_is_adopted_by_its_pid_file(house: House, home: P
     finally:
         manual.kill()
         manual.wait()
+
+
+@pytest.mark.parametrize("doubt", ["command", "age", "user"])
+def test_a_pid_file_is_doubted_when_something_disagrees(house: House, doubt: str) -> None:
+    """Trap 9: each of the three proofs is needed."""
+    command = ["sleep", "1000"] if doubt == "command" else worker()
+    manual = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        path = house.state / "run" / "trader.pid"
+        path.parent.mkdir(parents=True, mode=0o700)
+        path.write_text(f"{manual.pid}\n")
+        if doubt == "age":  # written before it started
+            os.utime(path, (time.time() - 100,) * 2)
+        if doubt == "user":
+            if os.geteuid() != 0:
+                pytest.skip("needs root")
+            house.task("trader", user="daemon")
+        result = house.run("restart", "trader")
+        assert result.returncode == 3 and f"its pid {manual.pid}" in result.stderr
+        assert manual.poll() is None and house.copies("trader") == []
+    finally:
+        manual.kill()
+        manual.wait()
+
+
+@pytest.mark.parametrize(
+    "command", ["{worker}", "exec {worker}", "cd / && exec {worker}", "{worker}; true"]
+)
+def test_a_shell_command_has_the_pid_of_its_program(house: House, command: str) -> None:
+    """Trap 15: the PID is the program's where the shell can be replaced, else the shell's."""
+    house.task("trader", command.format(worker=" ".join(worker())), shell=True)
+    pid = house.start("trader") if not command.endswith("true") else 0
+    row = house.rows("restart", "trader", code=0)[0]
+    wait_until(gone(pid)) if pid else None
+    program = os.path.realpath(f"/proc/{row['new_pid']}/exe")
+    assert (program == os.path.realpath("/bin/sh")) == command.endswith("true")
+    house.rows("stop", "trader", code=0)
+    assert house.copies("trader") == []
 
 
 def test_a_stale_pid_file_is_no_process(house: House) -> None:
@@ -340,6 +402,8 @@ def test_a_port_counts_only_when_the_program_itself_listens(
         row = house.rows("restart", "web", code=0 if who == "own" else 1)[0]
     if who != "own":
         assert f"listens on 127.0.0.1:{port}" in row["detail"]
+        named = f"pid {os.getpid()} (" in row["detail"] and ") has it" in row["detail"]
+        assert named == (who == "stranger")
         assert house.rows("status", "web", code=1)[0]["state"] == "failing"
         assert house.rows("watchdog", "web", code=1)[0]["outcome"] == "running"
 
@@ -379,8 +443,9 @@ def test_rights_and_limits_are_the_tasks_own(house: House, home: Path) -> None:
 
 def test_signals_reach_only_the_adopted_process_and_its_children(house: House, home: Path) -> None:
     """Trap 6: an adopted program may sit in a group with strangers; no group is ever signalled."""
-    code = f"sleep 1001 & echo $! > {home}/stranger; exec {' '.join(worker())}"
-    shell = subprocess.Popen(["sh", "-c", f"{code} > {home}/out"], process_group=0)
+    house.task("trader", worker("--child"))
+    code = f"exec {' '.join(worker('--child'))} > {home}/out"
+    shell = subprocess.Popen(["sh", "-c", code], process_group=0)
     try:
         wait_until(lambda: (home / "out").exists() and "ready" in (home / "out").read_text())
         path = house.state / "run" / "trader.pid"
@@ -389,6 +454,9 @@ def test_signals_reach_only_the_adopted_process_and_its_children(house: House, h
         neighbour = subprocess.Popen(["sleep", "1002"], process_group=os.getpgid(shell.pid))
         house.rows("stop", "trader", code=0)
         assert shell.wait(5) == -signal.SIGTERM and neighbour.poll() is None
+        lines = (home / "out").read_text().splitlines()
+        child = next(int(line.split()[1]) for line in lines if line.startswith("child"))
+        assert not is_running(child)
         neighbour.kill()
         neighbour.wait()
     finally:
@@ -421,7 +489,7 @@ def test_many_callers_at_once_make_one_copy(house: House) -> None:
     script = ROOT / "bin" / "restart.py"
     callers = [
         subprocess.Popen([sys.executable, script, "trader"], env=environment, stderr=-3)
-        for _ in range(6)
+        for _ in range(12)
     ]
     assert {caller.wait(60) for caller in callers} <= {0, 4}
     assert len(house.copies("trader")) == 1
@@ -571,12 +639,48 @@ class TestAnotherUser:
         assert (theirs / "own.log").stat().st_uid == 65534
 
 
-def test_a_task_in_another_place_is_no_renamed_one(house: House, home: Path) -> None:
+@pytest.mark.parametrize("change", ["place", "program", "user"])
+def test_a_task_that_may_be_the_running_one_is_not_started(
+    house: House, home: Path, change: str
+) -> None:
+    """Renamed and moved at the same time: it could be a second copy, so a person decides."""
+    house.task("trader", cwd=home)
+    house.task("other", cwd="/usr")
+    house.start("other")
     pid = house.start("trader")
     house.remove("trader")
+    cwd, user = ("/" if change == "place" else home), ("nobody" if change == "user" else "")
+    house.task("bot", worker("--child") if change == "program" else None, cwd=cwd, user=user)
+    for script in ("watchdog", "restart", "stop"):
+        result = house.run(script, "bot")
+        assert result.returncode == 3 and f"pid {pid}" in result.stderr, result.stderr
+        assert "stop.py trader" in result.stderr
+    assert is_running(pid) and house.copies("bot") == [] and len(house.messages()) == 1
+    rows = {row["task"]: row for row in house.rows("status", code=1)}
+    assert rows["bot"]["state"] == "unknown" and "stop.py trader" in rows["bot"]["detail"]
+    house.rows("stop", "trader", code=0)
     house.task("bot", cwd=home)
-    row = house.rows("watchdog", code=0)[0]
-    assert row["outcome"] == "started" and is_running(pid) and row["new_pid"] != pid
+    assert house.rows("watchdog", "bot", code=0)[0]["outcome"] == "started"
+
+
+def test_what_is_taken_over_by_another_task_holds_up_no_third(house: House, home: Path) -> None:
+    house.task("web", worker("--child"), cwd=home)
+    house.start("web")
+    house.remove("web")
+    house.task("a-new-one", cwd=home)
+    house.task("web2", worker("--child"), cwd=home)
+    rows = {row["task"]: row["outcome"] for row in house.rows("watchdog", code=0)}
+    assert (rows["a-new-one"], rows["web2"]) == ("started", "running")
+
+
+def test_another_manager_does_not_start_what_still_runs(house: House) -> None:
+    pid = house.start("trader")
+    house.tasks["trader"] = '[task.trader]\nmanager = "pm2"\napp = "trader"'
+    house.configure()
+    for script in ("watchdog", "restart", "stop"):
+        result = house.run(script, "trader")
+        assert result.returncode == 3 and f"pid {pid}" in result.stderr, result.stderr
+    assert is_running(pid)
 
 
 def test_a_rename_takes_all_files_along(house: House) -> None:

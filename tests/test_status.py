@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import ROOT
-from tests.helpers.house import House, kill
+from tests.helpers.house import House, kill, worker
 
 
 @pytest.fixture
@@ -33,6 +33,13 @@ def test_shows_running_stopped_and_dead(house: House) -> None:
     assert rows["trader"]["pid"] == pid and rows["trader"]["rss_bytes"] > 1 << 20
     assert rows["trader"]["uptime_seconds"] >= 0 and "pid" not in rows["db"]
     assert house.run("status", "trader").returncode == 0
+
+
+def test_what_left_the_tree_is_counted_too(house: House) -> None:
+    house.task("trader", worker("--orphan"))
+    house.start("trader")
+    row = house.rows("status", code=0)[0]
+    assert row["processes"] == len(house.copies("trader")) == 2
 
 
 def test_counts_restarts_and_names_the_last_reason(house: House) -> None:

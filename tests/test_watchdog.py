@@ -41,11 +41,36 @@ def test_the_last_memory_reading_of_the_dead_is_told(house: House) -> None:
     assert "last memory reading" in house.rows("watchdog", code=0)[0]["detail"]
 
 
+def test_deaths_in_the_window_are_one_message_and_a_later_one_is_told_again(house: House) -> None:
+    house.task("trader", crash_window="3s", crash_limit=9)
+    house.start("trader")
+    for _ in range(2):
+        kill(house.pid("trader"))
+        assert house.rows("watchdog", code=0)[0]["outcome"] == "started"
+    assert len(house.messages()) == 1
+    wait_until(
+        lambda: not house.run("watchdog").returncode and not house.record("trader")["trouble"]
+    )
+    kill(house.pid("trader"))
+    house.rows("watchdog", code=0)
+    assert len(house.messages()) == 2 and "137 (KILL)" in house.messages()[1]
+    kill(house.pid("trader"))
+    house.rows("restart", "trader", code=0)  # its death was mended before: no recovery is told
+    assert len(house.messages()) == 2
+
+
 def test_an_exit_status_is_told(house: House) -> None:
     house.task("job", worker("--exit", "3", "--after", "0.2"))
     house.start("job")
     wait_until(lambda: house.copies("job") == [])
     assert "exit status 3" in house.rows("watchdog", "job")[0]["reason"]
+
+
+def test_an_end_that_somebody_asked_for_is_told_as_such(house: House) -> None:
+    pid = house.start("trader")
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not is_running(pid))
+    assert "143 (TERM); sent by somebody" in house.rows("watchdog", code=0)[0]["reason"]
 
 
 def test_a_status_survives_the_death_of_the_recorder(house: House) -> None:
@@ -129,6 +154,16 @@ def test_a_crash_loop_is_three_messages(house: House, home: Path) -> None:
     assert house.record("loop")["counts"]["by hand"] == 1
 
 
+def test_a_manual_restart_makes_no_death_forgotten(house: House) -> None:
+    """Trap 17."""
+    house.task("trader", crash_limit=2)
+    kill(house.start("trader"))
+    assert house.rows("watchdog", code=0)[0]["outcome"] == "started"
+    house.start("trader")
+    kill(house.pid("trader"))
+    assert house.rows("watchdog", code=7)[0]["outcome"] == "given_up"
+
+
 def test_a_start_that_keeps_failing_is_given_up_too(house: House) -> None:
     house.task("bad", ["sh", "-c", "exit 3"], verify=5, crash_limit=3)
     codes = [house.run("watchdog", "bad").returncode for _ in range(5)]
@@ -163,6 +198,17 @@ def test_limits_need_their_samples_in_a_row(house: House, home: Path) -> None:
     assert "age" in house.rows("watchdog", "old", code=0)[0]["reason"]
 
 
+def test_memory_that_processes_share_is_counted_once(house: House) -> None:
+    """The sum of the RSS is over the limit, the PSS is not."""
+    house.task("big", worker("--grow", "60", "--child"), max_rss="110M", max_rss_samples=1)
+    house.start("big")
+    assert house.rows("status", "big", code=0)[0]["rss_bytes"] > 120 << 20
+    assert house.rows("watchdog", "big", code=0)[0]["outcome"] == "running"
+    house.task("big", worker("--grow", "60", "--child"), max_rss="50M", max_rss_samples=1)
+    reason = house.rows("watchdog", "big", code=0)[0]["reason"]
+    assert reason.startswith("RSS 1") and "PSS" in reason and reason.endswith("> 50 MiB")
+
+
 def test_a_silent_heartbeat_restarts_but_not_before_its_time(house: House, home: Path) -> None:
     beat = home / "beat"
     beat.touch()
@@ -188,8 +234,9 @@ def test_a_heartbeat_of_the_future_is_given_time(house: House, home: Path) -> No
 def test_a_step_of_the_clock_restarts_nobody(house: House, home: Path, step: str) -> None:
     """Trap 2: a process is known by ticks since boot; a heartbeat gets a second look."""
     beat = home / "beat"
-    house.task("trader", heartbeat=beat, heartbeat_max_age="1h", max_age="3h")
+    house.task("trader", heartbeat=beat, heartbeat_max_age="1s", max_age="3h")
     pid = house.start("trader")
+    wait_until(lambda: house.rows("status", code=0)[0]["uptime_seconds"] > 1)
     beat.touch()
     command = ["faketime", "-f", step, sys.executable, ROOT / "bin" / "watchdog.py"]
     environment = {"PATH": "/usr/bin:/bin", "UPKEEP_CONFIG": str(house.config)}

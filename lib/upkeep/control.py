@@ -6,7 +6,6 @@ the old copy, or a record from which the next tick of the watchdog finishes the 
 """
 
 import contextlib
-import dataclasses
 import graphlib
 import os
 import shlex
@@ -19,8 +18,10 @@ from pathlib import Path
 from upkeep import death, files, history, launch, manager, pidfile, proc, ready, text, units
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
+from upkeep.family import Processes
 from upkeep.outcome import Result
-from upkeep.task import Record, Task
+from upkeep.record import Record, described
+from upkeep.task import Task
 
 BY_HAND = "by hand"
 _MANAGER_SECONDS = 5.0
@@ -52,23 +53,20 @@ def restart(task: Task, reason: str, category: str) -> Result:
     """
     old, known, nonce = task.running(), task.record, os.urandom(8).hex()
     event = "restart" if old else "death" if category == "death" and known.pid else "start"
-    result = Result(task.name, event=event, reason=reason, old_pid=known.pid or None)
+    result = Result(task.name, "restarted" if old else "started", event=event, reason=reason)
+    result.facts["old_pid"] = known.pid or None
     if task.settings.manager != "upkeep":
-        known.counts[category] = known.counts.get(category, 0) + 1
-        known.trouble = {} if category == BY_HAND else known.trouble
-        _by_manager(task, old, result)
-        remember(task, result)
-        return result
+        return _by_manager(task, old, result, category)
     with launch.prepared(task.config, task.settings, nonce) as (waiting, stack):
         fresh = _new_record(task, waiting, nonce, category)
-        places = [*_stage(stack, task, fresh), (waiting.status, task.end_file)]
+        places = [(waiting.status, task.end_file), *_stage(stack, task, fresh)]
         if old:  # for the case that we are killed meanwhile
             known.stopping = reason
             task.save()
         ended_at = _end(task, old, result)
         state_files(task, dry_run=False)
-        for temporary, place in places:
-            files.publish(temporary, place)
+        for temporary, place in places:  # made durable below: a power cut voids all PIDs anyway
+            os.rename(temporary, place)
         task.record = fresh
         ready.forget_the_past(task)
         began = waiting.go()
@@ -79,9 +77,11 @@ def restart(task: Task, reason: str, category: str) -> Result:
     return result
 
 
-def _by_manager(task: Task, old: proc.Identity | None, result: Result) -> None:
+def _by_manager(task: Task, old: proc.Identity | None, result: Result, category: str) -> Result:
     """Have pm2 or systemd restart or start the task, and see that it lives."""
     known, verify = task.record, task.settings.verify
+    known.counts[category] = known.counts.get(category, 0) + 1
+    known.trouble = {} if category == BY_HAND else known.trouble
     result.facts["rss_before_bytes"] = task.family().rss() or None
     manager.tell(task.settings, "restart" if old else "start")
     began = time.monotonic()
@@ -91,6 +91,8 @@ def _by_manager(task: Task, old: proc.Identity | None, result: Result) -> None:
         time.sleep(0.1)
     known.started, known.down, known.due, known.over = history.stamp(time.time()), False, {}, {}
     _conclude(task, result, None)
+    remember(task, result)
+    return result
 
 
 def stop(task: Task, dry_run: bool) -> Result:
@@ -119,25 +121,33 @@ def stop(task: Task, dry_run: bool) -> Result:
 
 def state_files(task: Task, dry_run: bool) -> list[str]:
     """Remove the task's stale state files, never through a symlink; their paths."""
+    if not task.settings.state_files:
+        return []
     import glob
 
+    limit = time.time() - task.settings.state_files_older_than
+    paths = (path for pattern in task.settings.state_files for path in glob.glob(pattern))
+    return [path for path in paths if _goes(path, limit, dry_run)]
+
+
+def _goes(path: str, limit: float, dry_run: bool) -> bool:
+    """Remove a file that was written before `limit`; whether it is, or would be, gone."""
     from upkeep import tree
 
-    removed, limit = [], time.time() - task.settings.state_files_older_than
-    for path in (each for pattern in task.settings.state_files for each in glob.glob(pattern)):
-        folder, name = os.path.split(path)
-        with contextlib.suppress(OSError), tree.opened(folder) as directory:
-            info = os.stat(name, dir_fd=directory, follow_symlinks=False)
-            if info.st_mtime <= limit and not stat.S_ISDIR(info.st_mode):
-                if not dry_run:
-                    os.unlink(name, dir_fd=directory)
-                removed.append(path)
-    return removed
+    folder, name = os.path.split(path)
+    with contextlib.suppress(OSError), tree.opened(folder) as directory:
+        info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if info.st_mtime > limit or stat.S_ISDIR(info.st_mode):
+            return False
+        if not dry_run:
+            os.unlink(name, dir_fd=directory)
+        return True
+    return False
 
 
 def _new_record(task: Task, waiting: launch.Waiting, nonce: str, category: str) -> Record:
     """The record of the copy that is about to start; counts and an outage are carried on."""
-    known, (command, place) = task.record, task.described()
+    known, (command, place) = task.record, described(task.settings)
     trouble = {key: value for key, value in known.trouble.items() if key != "given_up"}
     return Record(
         *waiting.identity,
@@ -159,7 +169,7 @@ def _stage(stack: contextlib.ExitStack, task: Task, fresh: Record) -> list[tuple
     files.make_directory(pid_file.parent)
     if reason := files.writable_by_others(pid_file.parent, account.pw_uid):
         raise OperatorError(f"{pid_file}: not written: {reason}", Exit.REFUSED)
-    record = files.stage(task.record_file, files.state_text(dataclasses.asdict(fresh)))
+    record = files.stage(task.record_file, files.state_text(vars(fresh)))
     stack.callback(files.discard, record)
     number = files.stage(pid_file, b"%d\n" % fresh.pid, 0o644)
     stack.callback(files.discard, number)
@@ -172,10 +182,11 @@ def _end(task: Task, old: proc.Identity | None, result: Result) -> float | None:
     """Stop the family, also what a dead program left behind; when that ended (monotonic)."""
     if task.record.boot_id != proc.boot_id():
         return None
+    family, before = task.family(), Processes()
     if old:
-        result.facts.update(old_pid=old.pid, rss_before_bytes=task.family().rss())
+        result.facts.update(old_pid=old.pid, rss_before_bytes=family.rss(before))
     began = time.monotonic()
-    at, killed = task.family().stop(task.settings.stop_signal, task.settings.stop_timeout)
+    at, killed = family.stop(task.settings.stop_signal, task.settings.stop_timeout, before)
     if old:
         result.facts.update(stop_seconds=round(at - began, 3), killed=killed)
         return at
@@ -186,7 +197,6 @@ def _end(task: Task, old: proc.Identity | None, result: Result) -> float | None:
 def _conclude(task: Task, result: Result, why: str | None) -> None:
     """Judge the start and bring the record up to date."""
     known, alive, pid_file = task.record, task.running(), task.settings.pid_file
-    result.outcome = "restarted" if result.facts["event"] == "restart" else "started"
     result.facts.update(new_pid=known.pid, rss_after_bytes=task.family().rss())
     if why or not alive:
         result.outcome, result.code = "failed", Exit.PROBLEM

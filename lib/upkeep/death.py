@@ -7,6 +7,7 @@ import signal
 from upkeep import launch, proc
 from upkeep.task import Task
 
+_REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _KMSG_BYTES = 8192  # the longest record that /dev/kmsg gives out
 
 
@@ -22,9 +23,11 @@ def cause(task: Task) -> str:
         return f"its exit status is unknown; {_who_killed(known.pid, known.oom_kills)}"
     if int(status) - 128 not in set(signal.Signals):
         return f"exit status {status}"
-    shown = f"{status} ({signal.Signals(int(status) - 128).name.removeprefix('SIG')})"
-    killed = int(status) == 128 + signal.SIGKILL
-    return f"{shown}; {_who_killed(known.pid, known.oom_kills)}" if killed else shown
+    number = signal.Signals(int(status) - 128)
+    shown = f"{status} ({number.name.removeprefix('SIG')})"
+    if number == signal.SIGKILL:
+        return f"{shown}; {_who_killed(known.pid, known.oom_kills)}"
+    return f"{shown}; sent by somebody, not by upkeep" if number in _REQUESTS else shown
 
 
 def _who_killed(pid: int, kills_before: int) -> str:

@@ -6,18 +6,44 @@ environment (UPKEEP_TASK=<task>:<nonce>); those that have overwritten their envi
 program are known by the session together with the executable or the log that they write.
 """
 
+import functools
 import os
 import signal
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from upkeep import proc
 from upkeep.errors import Exit, OperatorError
 
-KILL_SECONDS = 10.0  # how long a killed process may take to vanish before we say it can't be
+TAG = "UPKEEP_TASK"
+KILL_SECONDS = 5.0  # how long a killed process may take to vanish before we say it can't be
 _LEAST_GRACE = 1.0
 _ROUNDS = 10
+
+
+class Processes:
+    """One look at /proc, taken when it is first needed.
+
+    This process is left out: it may be a descendant of a task, and is no part of it.
+    """
+
+    def __init__(self) -> None:
+        self._tags: dict[int, str] = {}
+
+    @functools.cached_property
+    def table(self) -> dict[int, proc.Stat]:
+        """All of them by PID."""
+        table = proc.scan()
+        table.pop(os.getpid(), None)
+        return table
+
+    def tag(self, pid: int) -> str:
+        """The tag of the start that led to `pid`; no environment is read twice."""
+        if pid not in self._tags:
+            self._tags[pid] = proc.variable(pid, TAG)
+        return self._tags[pid]
 
 
 @dataclass(frozen=True)
@@ -28,61 +54,55 @@ class Family:
     session: int
     tag: str
     exe: str
-    log: str
+    log: Path
 
-    def members(
-        self, table: dict[int, proc.Stat] | None = None, sweep: bool = True
-    ) -> list[proc.Stat]:
-        """Everything alive that belongs to the program, itself first; never this process.
-
-        `table` is a scan of /proc; `sweep` reads every environment for the tag.
-        """
-        table = proc.scan() if table is None else table
-        table.pop(os.getpid(), None)  # we may be a descendant; what we start is not the task's
-        main = table.get(self.main.pid)
-        alive = main is not None and main.start_ticks == self.main.start_ticks
-        reused = None if alive else main
-        tree = {self.main.pid, *proc.descendants(table, self.main.pid)} if alive else set()
-
-        def tagged(stat: proc.Stat) -> bool:
-            return bool(self.tag) and proc.has_variable(stat.pid, "UPKEEP_TASK", self.tag)
+    def members(self, processes: Processes | None = None) -> list[proc.Stat]:
+        """Everything alive that belongs to the program, itself first; never this process."""
+        now = processes or Processes()
+        holder = now.table.get(self.main.pid)
+        leads = holder is not None and holder.start_ticks == self.main.start_ticks
+        tree = {self.main.pid, *proc.descendants(now.table, self.main.pid)} if leads else set()
 
         def is_ours(stat: proc.Stat) -> bool:
-            if stat.dead or stat.start_ticks < self.main.start_ticks:
-                return False
-            if stat.pid in tree or not self.session or stat.session != self.session:
-                return stat.pid in tree or (sweep and tagged(stat))
-            # Without its leader, the number of the session could be somebody else's by now.
-            return alive or tagged(stat) or (reused is None and same_and_untraceable(stat))
-
-        def same_and_untraceable(stat: proc.Stat) -> bool:
-            if self.log in (proc.link(stat.pid, f"fd/{fd}") for fd in (1, 2)):
+            if stat.pid in tree or (self.tag and now.tag(stat.pid) == self.tag):
                 return True
-            overwritten = b"PATH=" not in proc.read_file(f"/proc/{stat.pid}/environ")
-            return overwritten and proc.executable(stat.pid) == (self.exe or None)
+            if not self.session or stat.session != self.session:
+                return False
+            # Without its leader, the number of the session could be somebody else's by now.
+            return leads or (holder is None and self._left(stat))
 
-        found = filter(is_ours, table.values())
+        young = (s for s in now.table.values() if s.start_ticks >= self.main.start_ticks)
+        found = [stat for stat in young if not stat.dead and is_ours(stat)]
         return sorted(found, key=lambda stat: (stat.pid != self.main.pid, stat.start_ticks))
 
-    def stop(self, number: int, grace: float) -> tuple[float, bool]:
+    def _left(self, stat: proc.Stat) -> bool:
+        """Whether an untagged process of the session writes our log, or is our executable that
+        has overwritten its environment."""
+        if os.path.realpath(self.log) in (proc.link(stat.pid, f"fd/{fd}") for fd in (1, 2)):
+            return True
+        overwritten = not proc.variable(stat.pid, "PATH")
+        return overwritten and proc.executable(stat.pid) == (self.exe or None)
+
+    def stop(self, number: int, grace: float, before: Processes) -> tuple[float, bool]:
         """End the program with signal `number`, or SIGKILL after `grace` seconds, then the rest.
 
+        `before` was taken while it ran: what leaves the tree meanwhile is known from there.
         When it had ended (monotonic), and whether that took SIGKILL. Raises OperatorError.
         """
         deadline = time.monotonic() + grace
-        known = [self._identity(stat) for stat in self.members()]
-        stopped = end([self.main], number, grace), time.monotonic()
+        known = {self._identity(stat) for stat in self.members(before)}
+        killed, ended = end([self.main], number, grace), time.monotonic()
         for _ in range(_ROUNDS):
-            now = (self._identity(stat) for stat in self.members())
-            rest = [each for each in {*known, *now} if proc.is_alive(each)]
+            known |= {self._identity(stat) for stat in self.members()}
+            rest = [each for each in known if proc.is_alive(each)]
             if not rest:
                 break
             end(rest, signal.SIGTERM, max(_LEAST_GRACE, deadline - time.monotonic()))
-        return stopped[1], stopped[0]
+        return ended, killed
 
-    def rss(self) -> int:
+    def rss(self, processes: Processes | None = None) -> int:
         """Resident bytes of all members; pages they share count once for each."""
-        return sum(stat.rss_bytes for stat in self.members(sweep=False))
+        return sum(stat.rss_bytes for stat in self.members(processes))
 
     def _identity(self, stat: proc.Stat) -> proc.Identity:
         return proc.Identity(self.main.boot_id, stat.pid, stat.start_ticks)

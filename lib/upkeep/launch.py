@@ -113,39 +113,51 @@ def environment(config: Config, task: TaskSettings) -> dict[str, str]:
 def prepared(config: Config, task: TaskSettings, nonce: str) -> Iterator[Prepared]:
     """A process that needs only its command to be the task, and the stack of what else is undone
     at the end of the block; unused, it ends there. Without a `nonce` it is a mere try, which
-    writes only to a temporary directory. Raises OperatorError and OSError."""
-    variables, folder, log_file = environment(config, task), config.state / "tasks", task.log
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    writes nothing anywhere. Raises OperatorError and OSError."""
+    variables, status = environment(config, task), config.state / "tasks" / f"{task.name}.next"
     with contextlib.ExitStack() as stack:
-        if not nonce:
-            import tempfile
-
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            log_file = folder / "log"
-        files.make_directory(folder)
-        status = folder / f"{task.name}.next"
-        files.discard(status)
-        with _rights_for(task, log_file):
-            files.make_directory(log_file.parent)
-            log = os.open(log_file, flags | os.O_APPEND | os.O_NONBLOCK, 0o600)
-        end = os.open(status, flags | os.O_EXCL, 0o600)
-        os.pwrite(end, b" " * 64, 0)  # so that a full disk can't keep the status out later
-        stack.callback(files.discard, status)
+        if nonce:
+            stack.callback(files.discard, status)
+            log, end = _open_log(task), _open_status(status)
+        else:
+            log, end = os.memfd_create("log"), os.memfd_create("status")
         (told, pid_pipe), (command_pipe, command) = os.pipe(), os.pipe()
         stack.callback(os.close, command)
         if os.fork() == 0:
             _become_recorder(task, variables, nonce, [log, pid_pipe, command_pipe, end])
         for fd in (log, pid_pipe, command_pipe, end):
             os.close(fd)
-        with open(told, "rb") as pipe:
-            answer = pipe.readline().decode("utf-8", "replace").strip()
-        identity = proc.identify(int(answer)) if answer.isdigit() else None
-        pid_fd = proc.open_process(identity) if identity else None
-        if identity is None or pid_fd is None:
-            raise _fault(task, answer or "/bin/sh did not run")
+        identity, pid_fd = _introduced(task, told)
         stack.callback(os.close, pid_fd)
         line = _command(task, f"{task.name}:{nonce}")
         yield Waiting(identity, status, pid_fd, command, line), stack
+
+
+def _open_log(task: TaskSettings) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    with _rights_for(task, task.log):
+        files.make_directory(task.log.parent)
+        return os.open(task.log, flags, 0o600)
+
+
+def _open_status(path: Path) -> int:
+    """A new file, so large that a full disk can't keep the status out later."""
+    files.make_directory(path.parent)
+    files.discard(path)
+    end = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    os.pwrite(end, b" " * 64, 0)
+    return end
+
+
+def _introduced(task: TaskSettings, told: int) -> tuple[proc.Identity, int]:
+    """The waiting process, by the PID or the complaint that comes through `told`; its pidfd."""
+    with open(told, "rb") as pipe:
+        answer = pipe.readline().decode("utf-8", "replace").strip()
+    identity = proc.identify(int(answer)) if answer.isdigit() else None
+    pid_fd = proc.open_process(identity) if identity else None
+    if identity is None or pid_fd is None:
+        raise _fault(task, answer or "/bin/sh did not run")
+    return identity, pid_fd
 
 
 def _become_recorder(
@@ -229,7 +241,8 @@ def _command(task: TaskSettings, tag: str) -> str:
     """
     words = list(task.command)
     if task.shell:  # exec keeps the PID; it can't stand before more than a simple command
-        simple = not set(";&|(){}\n") & set(task.command.text) and "=" not in words[0]
+        plain = "=" not in words[0] and words[0] not in ("exec", "eval", ".")
+        simple = plain and not set(";&|(){}\n") & set(task.command.text)
         words = ["/bin/sh", "-c", "exec " * simple + task.command.text]
     if in_scope(task):  # systemd-run needs root, its program does not; the PID stays
         account, group = user_of(task)

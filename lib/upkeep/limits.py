@@ -5,33 +5,30 @@ import os
 import time
 
 from upkeep import history, proc, units
+from upkeep.family import Processes
 from upkeep.settings import HostSettings, TaskSettings
 from upkeep.task import Task
 
 _CLOCK_STEP_SECONDS = 30.0
 _span = units.format_duration
-Table = dict[int, proc.Stat]
 
 
 def exceeded(
-    task: Task, settings: TaskSettings, stat: proc.Stat, table: Table
+    task: Task, settings: TaskSettings, stat: proc.Stat, processes: Processes
 ) -> tuple[str, str] | None:
     """("limit" or "heartbeat", which of `settings` and by how much), or None.
 
     Samples in a row are counted in the task's record, in memory. After a step of the clock every
     heartbeat looks silent: a second look gives a working program the time to touch its file.
     """
-    counts, began = task.record.over, task.record.started or history.stamp(time.time())
-    step = (time.time() - proc.uptime()) - (began["time"] - began["uptime"])
     limited = settings.max_rss is not None or settings.max_fds is not None
-    members = task.family().members(table, sweep=False) if limited else []
-    age, most = proc.age_seconds(stat), settings.max_age
-    old = f"age {_span(age)} > {_span(most)}" if most is not None and age > most else None
+    members = task.family().members(processes) if limited else []
+    age, samples, counts = proc.age_seconds(stat), settings.max_rss_samples, task.record.over
     for name, reading, needed in (
-        ("age", old, 1),
-        ("rss", _memory(members, settings.max_rss), settings.max_rss_samples),
-        ("fds", _descriptors(members, settings.max_fds), settings.max_rss_samples),
-        ("heartbeat", _silence(settings, age), 1 + (abs(step) > _CLOCK_STEP_SECONDS)),
+        ("age", _too_old(age, settings.max_age), 1),
+        ("rss", _memory(members, settings.max_rss), samples),
+        ("fds", _descriptors(members, settings.max_fds), samples),
+        ("heartbeat", _silence(settings, age), 2 if _clock_was_stepped(task) else 1),
     ):
         counts[name] = counts.get(name, 0) + 1 if reading else 0
         if reading and counts[name] >= needed:
@@ -40,15 +37,27 @@ def exceeded(
     return None
 
 
+def _clock_was_stepped(task: Task) -> bool:
+    """Whether the wall clock and the time since boot went apart since its start."""
+    began = task.record.started or history.stamp(time.time())
+    step = (time.time() - proc.uptime()) - (began["time"] - began["uptime"])
+    return bool(abs(step) > _CLOCK_STEP_SECONDS)
+
+
+def _too_old(age: float, most: float | None) -> str | None:
+    return None if most is None or age <= most else f"age {_span(age)} > {_span(most)}"
+
+
 def _memory(members: list[proc.Stat], most: int | None) -> str | None:
     """When the sum of the RSS is over, the PSS (which counts shared pages once) decides."""
-    size, kind = sum(stat.rss_bytes for stat in members), "RSS"
-    if most is not None and size > most and len(members) > 1:
-        size = sum(proc.pss_bytes(stat.pid) or stat.rss_bytes for stat in members)
-        kind = f"PSS of {len(members)} processes"
-    if most is None or size <= most:
+    rss = sum(stat.rss_bytes for stat in members)
+    if most is None or rss <= most:
         return None
-    return f"{kind} {units.format_size(size)} > {units.format_size(most)}"
+    pss = sum(proc.pss_bytes(stat.pid) or stat.rss_bytes for stat in members)
+    if pss <= most:
+        return None
+    sizes = f"RSS {units.format_size(rss)}, PSS {units.format_size(pss)}"
+    return f"{sizes} > {units.format_size(most)}"
 
 
 def _descriptors(members: list[proc.Stat], most: int | None) -> str | None:

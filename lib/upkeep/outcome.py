@@ -1,8 +1,9 @@
 """What happened to one task, and how that is told: rows, lines, exit statuses, messages."""
 
+import contextlib
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from upkeep import cli, files
@@ -40,6 +41,10 @@ class Result:
         title = f"{self.task}: {', '.join(filter(None, facts))}"
         self.note = (method, title, body, "critical", *options)
 
+    def tell_the_end(self, outage: bool) -> None:
+        """Have the episode closed, with a message after an `outage`."""
+        self.note = ("recovered", f"{self.task} works again") if outage else ("forget",)
+
 
 def attempt(
     config: Config, name: str, wait: float, dry_run: bool, action: Callable[[Task], Result]
@@ -49,15 +54,15 @@ def attempt(
     What an operator can mend becomes a result; the record keeps it, so that its end can be told.
     """
     known = None
-    path = config.state / "lock" / f"task-{name}.lock"
     try:
-        with files.lock(path, wait, f"another restart, stop or tick of {name}"):
+        with _locked(config, name, wait, dry_run):
             known = load(config, name)
             return action(known)
     except OperatorError as error:
         code, why = error.code, str(error)
     except OSError as error:
         code, why = Exit.PROBLEM, f"{error.filename or config.state}: {error.strerror or error}"
+    why = why.removeprefix(f"{name}: ")  # each line of a result begins with it
     result = Result(name, _OUTCOMES.get(code, "failed"), code, detail=why)
     if code != Exit.BUSY and not dry_run:
         result.tell()
@@ -66,27 +71,44 @@ def attempt(
     return result
 
 
+@contextlib.contextmanager
+def _locked(config: Config, name: str, wait: float, dry_run: bool) -> Iterator[None]:
+    path = config.state / "lock" / f"task-{name}.lock"
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.lock(path, wait, f"another run for {name}"))
+        except OSError:
+            if not dry_run:  # a plan needs no lock where nothing can be written
+                raise
+        yield
+
+
 def by_hand(
     config: Config, names: Sequence[str], options: Namespace, action: Callable[[Task], Result]
 ) -> int:
     """Do `action` with each task, tell what went wrong or is well again; the exit status."""
-    results = [attempt(config, name, _LOCK_WAIT_SECONDS, options.dry_run, action) for name in names]
-    for each in results:
-        if each.outcome in ("started", "restarted"):
-            each.note = ("recovered", f"{each.task} works again")
+
+    def act(known: Task) -> Result:
+        trouble, outage = bool(known.record.trouble), known.record.outage
+        result = action(known)
+        if trouble and result.outcome in ("started", "restarted", "stopped"):
+            result.tell_the_end(outage and result.outcome != "stopped")
+        return result
+
+    results = [attempt(config, name, _LOCK_WAIT_SECONDS, options.dry_run, act) for name in names]
     deliver(config, results)
     return show(config, results, options)
 
 
 def deliver(config: Config, results: Sequence[Result]) -> None:
     """Send the messages; without one, nothing is imported or read."""
-    if any(each.note for each in results):
+    told = [each for each in results if each.note]
+    if told:
         from upkeep.alerts import Alerts
 
         with Alerts(config) as alerts:
-            for each in results:
-                if each.note:
-                    getattr(alerts, each.note[0])(f"task:{each.task}", *each.note[1:])
+            for each in told:
+                getattr(alerts, each.note[0])(f"task:{each.task}", *each.note[1:])
 
 
 def show(config: Config, results: Sequence[Result], options: Namespace) -> int:

@@ -84,7 +84,7 @@ def _parse(data: bytes) -> int | None:
     digits = data.strip(b" \t\r\n")
     if not digits.isdigit() or len(data) == _MOST_BYTES:
         return None
-    return int(digits) if 2 <= int(digits) <= proc.pid_max() else None
+    return int(digits) if 2 <= int(digits) <= proc.PID_LIMIT else None
 
 
 def _refuse(path: Path, reason: str) -> NoReturn:

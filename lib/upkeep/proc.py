@@ -6,6 +6,7 @@ that are given one PID in turn differ in it (proc(5)). The file names follow pro
 """
 
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -47,6 +48,7 @@ class Stat(NamedTuple):
         return self.state in DEAD_STATES
 
 
+@functools.cache
 def boot_id(root: str = "/proc") -> str:
     """The kernel's random name of this boot. "" where /proc/sys is not shown."""
     try:
@@ -59,14 +61,6 @@ def uptime(root: str = "/proc") -> float:
     """Seconds since boot, suspended time included."""
     with open(f"{root}/uptime", "rb") as file:
         return float(file.read().split()[0])
-
-
-def pid_max() -> int:
-    """The largest PID the kernel gives out, 2**22 at most."""
-    try:
-        return int(Path("/proc/sys/kernel/pid_max").read_text("ascii"))
-    except (OSError, ValueError):
-        return PID_LIMIT
 
 
 def read_stat(pid: int, root: str = "/proc") -> Stat | None:
@@ -187,29 +181,22 @@ def send_signal(pidfd: int, number: int) -> bool:
 
 
 def wait_for_exit(pidfds: Iterable[int], seconds: float) -> set[int]:
-    """Those of `pidfds` whose processes still run after at most `seconds`.
-
-    A pidfd becomes readable when its process ends, also while it stays a zombie that nobody
-    reaps (pidfd_open(2)): there is no interval of polling.
-    """
-    running = set(pidfds)
-    poller = select.poll()
-    for fd in running:
-        poller.register(fd, select.POLLIN)
-    deadline = time.monotonic() + seconds
+    """Those of `pidfds` whose processes still run after at most `seconds`."""
+    running, deadline = set(pidfds), time.monotonic() + seconds
     while running:
-        left = max(0.0, deadline - time.monotonic())
-        ended = poller.poll(left * 1000)
-        for fd, _event in ended:
-            poller.unregister(fd)
-            running.discard(fd)
-        if not ended and left == 0.0:
+        ended = wait_for_any_exit(running, max(0.0, deadline - time.monotonic()))
+        if not ended:
             break
+        running -= ended
     return running
 
 
 def wait_for_any_exit(pidfds: Iterable[int], seconds: float) -> set[int]:
-    """Those of `pidfds` whose processes have ended, as soon as one has or `seconds` are over."""
+    """Those of `pidfds` whose processes have ended, as soon as one has or `seconds` are over.
+
+    A pidfd becomes readable when its process ends, also while it stays a zombie that nobody
+    reaps (pidfd_open(2)): there is no interval of polling.
+    """
     poller = select.poll()
     for fd in pidfds:
         poller.register(fd, select.POLLIN)
@@ -230,9 +217,11 @@ def environment(pid: int) -> dict[str, str]:
     return {name: value for name, equals, value in pairs if equals}
 
 
-def has_variable(pid: int, name: str, value: str) -> bool:
-    """Whether `pid` was started with `name`=`value` in its environment."""
-    return f"\0{name}={value}\0".encode() in b"\0" + read_file(f"/proc/{pid}/environ")
+def variable(pid: int, name: str) -> str:
+    """One variable of the environment `pid` was started with; "" like `environment`."""
+    data = b"\0" + read_file(f"/proc/{pid}/environ")
+    value = data.partition(f"\0{name}=".encode())[2].partition(b"\0")[0]
+    return value.decode("utf-8", "surrogateescape")
 
 
 def executable(pid: int) -> str:

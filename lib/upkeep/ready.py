@@ -5,10 +5,12 @@ stranger does.
 """
 
 import contextlib
+import os
 import re
+import sys
 import time
 
-from upkeep import files, launch, units
+from upkeep import files, launch, proc, text, units
 from upkeep.launch import Waiting
 from upkeep.settings import Ready
 from upkeep.task import Task
@@ -16,6 +18,7 @@ from upkeep.task import Task
 _POLL_SECONDS = 0.05
 _DAEMON_SECONDS = 1.0  # from the end of a daemon's first process to the PID file of its second
 _MOST_LOG = 1 << 20
+_LISTEN = "0A"  # TCP_LISTEN of <net/tcp_states.h>
 
 
 def failure(task: Task, started: Waiting) -> str | None:
@@ -44,9 +47,8 @@ def _goes_on(task: Task) -> bool:
 
 def unmet(task: Task, ready: Ready) -> str | None:
     """What is still missing; None when the program is ready."""
-    members = task.family().members() if ready.tcp else []
-    if ready.tcp and not any(_listens(stat.pid, *ready.tcp) for stat in members):
-        return f"none of its processes listens on {ready.tcp[0]}:{ready.tcp[1]}"
+    if ready.tcp and (missing := _port_missing(task, *ready.tcp)):
+        return missing
     lines = files.tail(task.settings.log, 10_000, _MOST_LOG, task.record.log_start)
     if ready.log and not any(re.search(ready.log, line) for line in lines):
         return f'its log has no line that matches "{ready.log}"'
@@ -68,15 +70,41 @@ def _written(ready: Ready | None) -> int:
     return path.stat().st_mtime_ns if path and path.exists() else 0
 
 
-def _listens(pid: int, host: str, port: int) -> bool:
-    import psutil
+def _port_missing(task: Task, host: str, port: int) -> str | None:
+    """Why the port does not prove that the program works: who else has it, if anybody has."""
+    sockets = _listening(task.record.pid, host, port)
+    if any(_holds(stat.pid, sockets) for stat in task.family().members()):
+        return None
+    missing = f"none of its processes listens on {host}:{port}"
+    for stat in proc.scan().values() if sockets else ():
+        if _holds(stat.pid, sockets):
+            return f"{missing}: pid {stat.pid} ({text.printable(stat.name)}) has it"
+    return f"{missing}: somebody else's process has it" if sockets else missing
 
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        sockets = getattr(process, "net_connections", None) or process.connections
-        places = [each.laddr for each in sockets("tcp") if each.status == psutil.CONN_LISTEN]
-        hosts = (host, f"::ffff:{host}", "0.0.0.0", "::")
-        return any(ip in hosts and at == port for ip, at in places)
+
+def _listening(pid: int, host: str, port: int) -> set[str]:
+    """The sockets that listen there, as /proc/PID/fd names them (proc(5), /proc/net/tcp), in the
+    network that `pid` sees; on all addresses counts, too."""
+    hosts = ["::", host] if ":" in host else ["::", "0.0.0.0", host, f"::ffff:{host}"]
+    wanted = {f"{_in_words(each)}:{port:04X}" for each in hosts}
+    tables = (proc.read_file(f"/proc/{pid}/net/{name}") for name in ("tcp", "tcp6"))
+    rows = (line.split() for table in tables for line in table.decode("ascii").splitlines()[1:])
+    return {f"socket:[{row[9]}]" for row in rows if row[1] in wanted and row[3] == _LISTEN}
+
+
+def _in_words(host: str) -> str:
+    """An address in the kernel's notation: words of four bytes in the machine's order."""
+    import socket
+
+    packed = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+    words = (packed[at : at + 4] for at in range(0, len(packed), 4))
+    return "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)
+
+
+def _holds(pid: int, sockets: set[str]) -> bool:
+    with contextlib.suppress(OSError):
+        fds = os.listdir(f"/proc/{pid}/fd")
+        return any(proc.link(pid, f"fd/{fd}") in sockets for fd in fds)
     return False
 
 

@@ -6,6 +6,7 @@ means is explained in upkeep.example.toml; a test compares the two. A text behin
 help of the command line option that is made from the key.
 """
 
+import functools
 import signal
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, field, fields
@@ -26,6 +27,7 @@ class Key(NamedTuple):
     required: bool
 
 
+@functools.cache
 def keys(table: type) -> dict[str, Key]:
     """The keys of a table, in their order."""
     found = {}
@@ -39,7 +41,7 @@ def keys(table: type) -> dict[str, Key]:
 
 def read_table(table: type[Table], content: dict[str, Any], **given: Any) -> Table:
     """Make a `table` of what upkeep.toml has for it. Raises ValueError: which key, and why."""
-    known = keys(table)
+    known = keys(table)  # type: ignore[arg-type] # a class is hashable
     for name, value in content.items():
         if name not in known:
             raise unknown_key(name, known)

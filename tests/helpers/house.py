@@ -29,7 +29,7 @@ class House:
         self.tasks: dict[str, str] = {}
         self.configure()
 
-    def task(self, name: str, command: list[str] | None = None, **keys: object) -> None:
+    def task(self, name: str, command: list[str] | str | None = None, **keys: object) -> None:
         """Add or replace a task; keys are TOML values as Python has them."""
         basic = {"verify": 0.05, "stop_timeout": 5, "env": {"PLACE": self.place}}
         keys = {"command": command or worker(), **basic, **keys}
