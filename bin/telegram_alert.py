@@ -19,12 +19,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, config, message
+from upkeep import cli, config, episodes, units
 from upkeep.errors import Exit, OperatorError
 from upkeep.outbox import Letter, Outbox
+
+if TYPE_CHECKING:  # what an empty flush does without
+    from upkeep.alerts import Alerts
+    from upkeep.telegram import Post
 
 EXAMPLES = """\
   telegram_alert.py "backup failed on db1"         # tell the chats in .env
@@ -33,6 +38,7 @@ EXAMPLES = """\
   telegram_alert.py --flush                        # send what waits, from cron
 """
 FILE_MOST_BYTES = 50_000_000
+STDIN_MOST_BYTES = 4_000_000
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,16 +68,35 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def status(outbox: Outbox, state: Path, now: float) -> dict[str, object]:
-    """What waits, and until when which of api, token and chats are not asked (Unix seconds)."""
+def status(outbox: Outbox, now: float) -> dict[str, Any]:
+    """What waits, and until when which of API, token and chats are not asked (Unix seconds)."""
     from upkeep.breaker import Breaker
 
-    breaker = Breaker(state / "outbox/breaker.json")
+    breaker = Breaker(outbox.root / "breaker.json")
     ages = [letter.age(now) for letter in outbox.letters()]
     ends = {name: breaker.open_until(now, name) for name in breaker.records}
-    dead, until = len(list(outbox.dead.glob("*.json*"))), ends.pop("api", 0.0) or None
-    found = {"queued": len(ages), "oldest_age_seconds": max(ages, default=0.0), "dead": dead}
-    return {**found, "breaker_open_until": until, "holds": {k: v for k, v in ends.items() if v}}
+    whole = max(ends.pop("api", 0.0), ends.pop("limit", 0.0))
+    return {
+        "queued": len(ages),
+        "oldest_age_seconds": max(ages, default=0.0),
+        "dead": len(list(outbox.dead.glob("*.json*"))),
+        "breaker_open_until": whole or None,
+        "holds": {name: until for name, until in ends.items() if until},
+    }
+
+
+def show_status(found: dict[str, Any], as_json: bool) -> None:
+    """Print it."""
+    if as_json:
+        return cli.print_json(found)
+    oldest = units.format_duration(found["oldest_age_seconds"])
+    print(f"{found['queued']} waiting" + (f", the oldest for {oldest}" if found["queued"] else ""))
+    print(f"{found['dead']} given up")
+    held = {"Telegram": found["breaker_open_until"], **found["holds"]}
+    for name, until in held.items():
+        if until:
+            print(f"{name}: not asked before {units.local_time(until)}")
+    return None
 
 
 def read_file(file: Path, text: str) -> tuple[bytes | None, str]:
@@ -86,33 +111,48 @@ def read_file(file: Path, text: str) -> tuple[bytes | None, str]:
     return None, f"{text}\n({file.name} could not be sent: {why})".lstrip()
 
 
-def deliver(options: argparse.Namespace, settings: config.Config, text: str) -> int:
-    """Store the message, unless it is a repeat, and send all that waits."""
-    from upkeep.alerts import Alerts
-    from upkeep.telegram import Post, parse_chat
+def given_text(options: argparse.Namespace) -> str:
+    """The text to send: of the command line, or of stdin. Raises OperatorError."""
+    from upkeep import message
 
-    try:
-        post = Post(settings)
-    except OperatorError:
-        print(text, end="\n" if text else "")
-        raise
+    if options.flush:
+        return ""
+    if options.check:
+        return "upkeep sends this to check the way."
+    file = options.document or options.photo
+    from_stdin = options.text == "-" or (options.text is None and not file)
+    given = options.text
+    if from_stdin:
+        given = sys.stdin and sys.stdin.buffer.read(STDIN_MOST_BYTES)  # None when it was closed
+    text = message.clean(given or "")
+    if not text.strip() and not file:
+        raise OperatorError("nothing to send: the text is empty", Exit.USAGE)
+    return text
+
+
+def letter_like(options: argparse.Namespace, settings: config.Config) -> Letter:
+    """What the options say about each letter of the message. Raises OperatorError."""
+    from upkeep.account import parse_chat
+
     chat, thread = parse_chat(options.chat) if options.chat else ("", "")
-    file, attached = options.document or options.photo, None
+    return Letter(
+        chat,
+        thread=thread,
+        style=options.style or ("bold" if options.title else ""),
+        silent=options.silent or options.check,
+        ttl=options.ttl or settings.telegram.expire_after,
+    )
+
+
+def accept(
+    options: argparse.Namespace, settings: config.Config, alerts: "Alerts", text: str
+) -> bool:
+    """Store the message, unless it is a repeat; False when its file can't go with it."""
+    file, good = options.document or options.photo, True
     if file:
-        attached, text = read_file(Path(file), text)
-    if options.dry_run:
-        for each in [text] if text else [letter.text for letter in post.outbox.letters()]:
-            print(f"would send to {chat or post.chats}: {options.title} {each}")
-        return Exit.DONE
-    style = options.style or ("bold" if options.title else "")
-    findings = post.check() if options.check else {}
-    print(*(f"{name}: {why or 'good'}\n" for name, why in findings.items()), sep="", end="")
-    if any(findings.values()):
-        return Exit.PROBLEM
-    alerts, ttl = Alerts(settings, post), options.ttl or settings.telegram.expire_after
-    alerts.model = Letter(chat, "", thread, style, silent=options.silent or options.check, ttl=ttl)
-    if attached is not None:
-        upload, alerts.attached = "document" if options.document else "photo", attached
+        alerts.attached, text = read_file(Path(file), text)
+        good = alerts.attached is not None
+        upload = "document" if options.document else "photo"
         alerts.model = replace(alerts.model, upload=upload, file_name=Path(file).name)
     if options.key:
         again = options.repeat_after
@@ -120,15 +160,53 @@ def deliver(options: argparse.Namespace, settings: config.Config, text: str) -> 
         alerts.repeated(options.key, options.title, text, options.level, again)
     elif options.resolve:
         alerts.recovered(options.resolve, options.title, text)
-    elif text or file:
+    elif options.flush:
+        alerts.tell_quiet()
+    else:
         alerts.inform(options.title, text, options.level)
-    letters = alerts.written if text or file else post.outbox.letters()
-    post.flush(options.budget)
+    return good
+
+
+def checked(post: "Post") -> bool:
+    """Print one line for each thing that can be wrong; whether all is good."""
+    findings = post.check()
+    for name, why in findings.items():
+        print(f"{name}: {why or 'good'}")
+    return not any(findings.values())
+
+
+def outcome(post: "Post", letters: list[Letter]) -> Exit:
+    """Tell why letters did not arrive; the exit status."""
     fates = [post.fate(letter) for letter in letters]
     for why in {why for code, why in fates if code}:
         cli.warn(f"not delivered: {why}")
-    codes = [*(code for code, _ in fates), Exit.PROBLEM if file and attached is None else Exit.DONE]
-    return Exit.REFUSED if post.unsafe else max(codes)
+    return Exit.REFUSED if post.account.unsafe else max([Exit.DONE, *(code for code, _ in fates)])
+
+
+def deliver(options: argparse.Namespace, settings: config.Config, outbox: Outbox) -> int:
+    """Accept the message of the command line, if there is one, and send all that waits."""
+    from upkeep.alerts import Alerts
+    from upkeep.telegram import Post
+
+    text = given_text(options)
+    try:
+        post = Post(settings)
+    except OperatorError:
+        print(text, end="\n" if text else "")
+        raise
+    model = letter_like(options, settings)
+    if options.dry_run:
+        for each in [text] if text else [letter.text for letter in outbox.letters()]:
+            print(f"would send to {model.chat or post.account.chats}: {options.title} {each}")
+        return Exit.DONE
+    if options.check and not checked(post):
+        return Exit.PROBLEM
+    alerts = Alerts(settings, post)
+    alerts.model = model
+    good = accept(options, settings, alerts, text)
+    letters = outbox.letters() if options.flush else alerts.written
+    post.flush(options.budget)
+    return max(outcome(post, letters), Exit.DONE if good else Exit.PROBLEM)
 
 
 @cli.script
@@ -136,21 +214,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit status."""
     options = parser().parse_args(argv)
     settings = config.load(options.config)
-    outbox = Outbox(settings.state / "outbox")
+    outbox, now = Outbox(settings.state / "outbox"), time.time()
     if options.status:
-        cli.print_json(status(outbox, settings.state, time.time()))
+        show_status(status(outbox, now), options.json)
         return Exit.DONE
-    if options.flush:
-        return deliver(options, settings, "") if outbox.names() else Exit.DONE
-    if options.check:
-        return deliver(options, settings, "upkeep sends this to check the way.")
-    file = options.document or options.photo
-    from_stdin = options.text == "-" or (options.text is None and not file)
-    given = sys.stdin and sys.stdin.buffer.read(4_000_000) if from_stdin else options.text
-    text = message.clean(given or "")  # stdin is None when it was closed
-    if not text.strip() and not file:
-        raise OperatorError("nothing to send: the text is empty", Exit.USAGE)
-    return deliver(options, settings, text)
+    quiet = episodes.went_quiet(episodes.read(settings.state), now)
+    if options.flush and not outbox.paths() and not quiet:
+        return Exit.DONE
+    return deliver(options, settings, outbox)
 
 
 if __name__ == "__main__":

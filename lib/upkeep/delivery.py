@@ -1,0 +1,247 @@
+"""One run of the sender: what waits goes out, in order, as far as that is allowed now."""
+
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from upkeep import cli, digest, files, message, spare, units
+from upkeep.account import Account
+from upkeep.breaker import Breaker
+from upkeep.config import Config
+from upkeep.outbox import Letter, Outbox
+from upkeep.pace import Pace
+
+if TYPE_CHECKING:  # it imports requests
+    from upkeep.botapi import Verdict
+
+# Names in the breaker: these two, the account's, each chat's, and "limit " with a chat. Before the
+# end of a limit nobody may ask; the others may be tried by hand, to see whether they are mended.
+API, LIMIT = "api", "limit"
+UNANSWERED = ("retry", "maybe", "stop", "wait")  # verdicts without a word on what was asked
+MOVED = files.records_of({"to": str})  # groups that were given a new number
+PAUSES = {"token": 3600.0, "chat": 6 * 3600.0}  # after what only an operator can mend
+WHOLE_TOKEN_SECONDS = 60.0  # the server's longer pauses hold for every chat
+LONGEST_WAIT = 10.0  # within a run
+MOST_DIVISIONS = 3  # of one letter: each adds a "-" to the two in its name
+
+
+class Delivery:
+    """One run until `end` (monotonic). Hold the lock of the outbox around it, if there can be one.
+
+    `why` tells what keeps back the letters that nothing in the breaker holds.
+    """
+
+    def __init__(
+        self,
+        account: Account,
+        settings: Config,
+        outbox: Outbox,
+        clock: Callable[[], float],
+        end: float,
+    ) -> None:
+        self.account, self.outbox, self.clock, self.end = account, outbox, clock, end
+        self.limits, self.state = settings.telegram, settings.state / "outbox"
+        self.breaker = Breaker(self.state / "breaker.json")
+        self.pace = Pace(self.state / "sent.json")
+        self.why = "the time of this run was used up"
+        self._moved = spare.read_state(self.state / "moved.json", MOVED)
+        self._skipped: set[str] = set()  # chats that this run offers nothing more
+        self._limited: set[str] = set()  # chats that the server asked to spare
+        self._apart: set[str] = set()  # letters that are not to be joined with others
+
+    def run(self) -> None:
+        """Deliver what waits. Raises OSError when the disk refuses."""
+        self.outbox.tidy(self.clock())
+        if API in self.breaker.records and not self.held("") and not self._answers():
+            self.breaker.failed(self.clock(), "Bot API: it does not answer")
+        while time.monotonic() < self.end and (batch := self._next()):
+            self._deliver(batch)
+        self.pace.save(self.clock())
+
+    def held(self, chat: str) -> str:
+        """What in the breaker keeps letters to `chat` back; "" if nothing does."""
+        names = self._names(chat)
+        return next((each for each in names if self.breaker.open_until(self.clock(), each)), "")
+
+    def why_held(self, chat: str) -> str:
+        """The same in words, with the time when it ends."""
+        if not (name := self.held(chat)):
+            return ""
+        until = units.local_time(self.breaker.open_until(self.clock(), name))
+        return f"{self.breaker.records[name]['why']}; not asked again before {until}"
+
+    def limited(self, chat: str = "") -> bool:
+        """Whether the server named a time before which `chat`, or "" anything, is not asked."""
+        return self.breaker.open_until(self.clock(), f"{LIMIT} {chat}".strip()) > 0
+
+    def reopen(self, chats: Iterable[str]) -> None:
+        """Note that the API and these chats answer well again."""
+        for name in (API, self.account.name, *chats):
+            self.breaker.succeeded(name)
+
+    def _names(self, chat: str) -> tuple[str, ...]:
+        return (LIMIT, API, self.account.name, f"{LIMIT} {chat}", chat)
+
+    def _next(self) -> list[Letter]:
+        waiting = [
+            letter
+            for letter in self.outbox.letters()
+            if letter.chat not in self._skipped and not self.held(letter.chat)
+        ]
+        if not waiting:
+            return []
+        return digest.choose(waiting, self.clock(), waiting[0].stem in self._apart)
+
+    def _deliver(self, batch: list[Letter]) -> None:
+        chat = batch[0].chat
+        if not self._paced(chat):
+            self._skipped.add(chat)
+            return
+        verdict = self.attempt(batch)
+        refused = verdict.action in ("refused", "split")
+        if verdict.action == "unanswered":
+            self.outbox.end(batch, verdict.why)
+        elif verdict.action == "delivered":
+            self.outbox.end(batch)
+            for name in self._names(chat):
+                self.breaker.succeeded(name)
+        elif refused and len(batch) > 1:  # one of them is bad
+            self._apart |= {letter.stem for letter in batch}
+        elif refused:
+            if verdict.action == "refused" or not self._divide(batch[0]):
+                self.outbox.end(batch, verdict.why)
+        else:
+            self._hold(batch, verdict)
+
+    def _hold(self, batch: list[Letter], verdict: "Verdict") -> None:
+        """Nothing more to this chat in this run; the breaker knows until when nobody asks."""
+        chat, action = batch[0].chat, verdict.action
+        self._skipped.add(chat)
+        if action == "chat":
+            self.outbox.end(batch, verdict.why)
+        if time.monotonic() >= self.end and action in ("retry", "maybe"):
+            self.why = f"{verdict.why}; then the time of this run was used up"
+            return  # no failure of theirs
+        name = {"token": self.account.name, "chat": chat}.get(action, API)
+        if action == "wait":
+            self._limited.add(chat)
+            alone = len(self._limited) == 1 and verdict.seconds <= WHOLE_TOKEN_SECONDS
+            name = f"{LIMIT} {chat}" if alone else LIMIT
+        pause = verdict.seconds or PAUSES.get(action, 0.0)
+        self.breaker.failed(self.clock(), verdict.why, pause, name)
+
+    def _paced(self, chat: str) -> bool:
+        """Wait until `chat` can take one more message; False when that is too long."""
+        pause = self.pace.pause(chat, self.clock())
+        if pause > min(LONGEST_WAIT, self.end - time.monotonic()):
+            self.why = f"the chat {chat} takes no more messages in this minute"
+            return False
+        time.sleep(pause)
+        return True
+
+    def _divide(self, letter: Letter) -> bool:
+        """Store what the server found too long in halves, without their file if it has one."""
+        if not letter.path or letter.stem.count("-") >= 2 + MOST_DIVISIONS:
+            return False
+        most = message.units(letter.text) // 2 + 1
+        for number, part in enumerate(
+            message.split(letter.text, most, html=letter.style == "HTML")
+        ):
+            half = replace(letter, text=part, upload="")
+            self.outbox.put(half, letter.time, f"{letter.stem}-{number}")
+        if letter.upload:
+            content = letter.attachment.read_bytes()
+            self.outbox.put(replace(letter, text=""), letter.time, f"{letter.stem}-9", content)
+        self.outbox.end([letter])
+        return True
+
+    def attempt(self, batch: list[Letter]) -> "Verdict":
+        """Send `batch` until there is a verdict: three tries, but one more after a lost answer."""
+        changes: dict[str, str] = {}
+        tries = maybes = 0
+        while True:
+            verdict = self._send(batch, changes)
+            if self._mend(batch, verdict, changes):
+                continue
+            tries += verdict.action in ("retry", "maybe")
+            maybes += verdict.action == "maybe"
+            if maybes > 1 and self._answers():  # a third request could deliver it a third time
+                return verdict._replace(action="unanswered", why=f"{verdict.why}, twice")
+            pause = _pause(verdict, tries)
+            over = tries >= self.limits.tries or maybes > 1
+            if over or pause > min(LONGEST_WAIT, self.end - time.monotonic()):
+                return verdict
+            time.sleep(pause)
+            if verdict.action == "maybe" and not self._answers():
+                return verdict
+
+    def _mend(self, batch: list[Letter], verdict: "Verdict", changes: dict[str, str]) -> bool:
+        """Whether another form may be taken, which is then noted in `changes` or the letter."""
+        if verdict.action == "refused" and batch[0].upload == "photo":
+            batch[0].upload = "document"
+            return True
+        if verdict.action != "change" or verdict.change.keys() <= changes.keys():
+            return False
+        changes |= verdict.change
+        if "chat_id" in changes:
+            self._move(batch[0].chat, changes["chat_id"])
+        return True
+
+    def _move(self, chat: str, number: str) -> None:
+        if self._moved.get(chat) == {"to": number}:
+            return
+        cli.warn(f"the chat {chat} has the number {number} now: mend TELEGRAM_CHAT_ID")
+        self._moved[chat] = {"to": number}
+        spare.write_state(self.state / "moved.json", self._moved)
+
+    def _send(self, batch: list[Letter], changes: dict[str, str]) -> "Verdict":
+        """One request that sends `batch`; a lost answer leaves its mark."""
+        chat, first = batch[0].chat, batch[0]
+        self.pace.note(chat, self.clock())
+        content = {**digest.compose(batch, self.clock(), "parse_mode" not in changes), **changes}
+        content["chat_id"] = self._moved.get(chat, {}).get("to", chat)
+        if not first.upload:
+            return self.ask("sendMessage", content, batch)
+        content["caption"] = content.pop("text")
+        content["caption_entities"] = json.dumps(content.pop("entities", []) or [])
+        del content["link_preview_options"]
+        file = (first.file_name, first.attachment.read_bytes())
+        return self.ask(f"send{first.upload.title()}", content, batch, {first.upload: file})
+
+    def _answers(self) -> bool:
+        """Whether the API answers something harmless: if not, a message is not worth its risk."""
+        return self.ask("getMe", {}).action not in UNANSWERED
+
+    def ask(
+        self,
+        method: str,
+        content: dict[str, Any],
+        batch: Sequence[Letter] = (),
+        upload: dict[str, tuple[str, bytes]] | None = None,
+    ) -> "Verdict":
+        """Call `method` with what is set in `content`. `batch` is marked while its fate is open."""
+        cli.require("requests")
+        from upkeep import botapi
+
+        content = {key: value for key, value in content.items() if value}
+        fields = {"data": content, "files": upload} if upload else {"json": content}
+        timeouts = (self.limits.connect_timeout, self.limits.timeout)
+        call = botapi.Call(timeouts, lambda: self.outbox.mark(batch, maybe=True))
+        url = f"{self.account.base}/bot{self.account.token}/{method}"
+        verdict = call.post(url, self.account.proxies, self.end, **fields)
+        if call.maybe_sent and verdict.action not in ("maybe", "delivered"):
+            self.outbox.mark(batch, maybe=False)
+        return verdict
+
+
+def _pause(verdict: "Verdict", tries: int) -> float:
+    """Seconds to wait before the next try, never less than was asked for; infinite: none."""
+    if verdict.action == "wait":
+        return verdict.seconds + random.uniform(0, 0.3)
+    if verdict.action in ("retry", "maybe"):
+        return 2.0 ** (tries - 1) * random.uniform(1, 1.25)
+    return math.inf
