@@ -329,6 +329,15 @@ def test_what_another_form_mends_is_mended_in_the_same_run(
     assert {key: api.messages[0].get(key) for key in changed} == changed
 
 
+def test_what_another_form_does_not_mend_is_refused(home: Path, api: BotApi) -> None:
+    api.always = "400:Bad Request: message thread not found"
+    post = Post(settings(home))
+    letter = post.write(Letter("4242", "x", thread="5"))[0]
+    post.flush()
+    assert (len(api.sends), post.fate(letter)[0]) == (2, Exit.PROBLEM)
+    assert not (home / "var/outbox/breaker.json").exists()
+
+
 @pytest.mark.parametrize("style", ["", "bold", "HTML"])
 def test_a_text_that_is_too_long_is_divided_in_the_same_run(
     home: Path, api: BotApi, style: str

@@ -1,10 +1,9 @@
 """One run of the sender: what waits goes out, in order, as far as that is allowed now."""
 
-import json
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,26 +28,25 @@ LONGEST_WAIT = 10.0  # within a run
 MOST_DIVISIONS = 3  # of one letter: each adds a "-" to the two in its name
 
 
+Clock = Callable[[], float]  # Unix seconds
+Fields = Mapping[str, Any]
+_NONE: Fields = {}
+
+
 class Delivery:
     """One run until `end` (monotonic). Hold the lock of the outbox around it, if there can be one.
 
     `why` tells what keeps back the letters that nothing in the breaker holds.
     """
 
-    def __init__(
-        self,
-        account: Account,
-        settings: Config,
-        outbox: Outbox,
-        clock: Callable[[], float],
-        end: float,
-    ) -> None:
-        self.account, self.outbox, self.clock, self.end = account, outbox, clock, end
-        self.limits, self.state = settings.telegram, settings.state / "outbox"
-        self.breaker = Breaker(self.state / "breaker.json")
-        self.pace = Pace(self.state / "sent.json")
+    def __init__(self, account: Account, settings: Config, clock: Clock, end: float) -> None:
+        self.account, self.clock, self.end = account, clock, end
+        self.outbox = Outbox(settings.state / "outbox")
+        self.limits, self._root = settings.telegram, self.outbox.root
+        self.breaker = Breaker(self._root / "breaker.json")
+        self._pace = Pace(self._root / "sent.json")
         self.why = "the time of this run was used up"
-        self._moved = spare.read_state(self.state / "moved.json", MOVED)
+        self._moved = spare.read_state(self._root / "moved.json", MOVED)
         self._skipped: set[str] = set()  # chats that this run offers nothing more
         self._limited: set[str] = set()  # chats that the server asked to spare
         self._apart: set[str] = set()  # letters that are not to be joined with others
@@ -60,7 +58,7 @@ class Delivery:
             self.breaker.failed(self.clock(), "Bot API: it does not answer")
         while time.monotonic() < self.end and (batch := self._next()):
             self._deliver(batch)
-        self.pace.save(self.clock())
+        self._pace.save(self.clock())
 
     def held(self, chat: str) -> str:
         """What in the breaker keeps letters to `chat` back; "" if nothing does."""
@@ -78,44 +76,41 @@ class Delivery:
         """Whether the server named a time before which `chat`, or "" anything, is not asked."""
         return self.breaker.open_until(self.clock(), f"{LIMIT} {chat}".strip()) > 0
 
-    def reopen(self, chats: Iterable[str]) -> None:
-        """Note that the API and these chats answer well again."""
-        for name in (API, self.account.name, *chats):
-            self.breaker.succeeded(name)
-
     def _names(self, chat: str) -> tuple[str, ...]:
         return (LIMIT, API, self.account.name, f"{LIMIT} {chat}", chat)
 
     def _next(self) -> list[Letter]:
-        waiting = [
-            letter
-            for letter in self.outbox.letters()
-            if letter.chat not in self._skipped and not self.held(letter.chat)
-        ]
+        letters = [each for each in self.outbox.letters() if each.chat not in self._skipped]
+        waiting = [each for each in letters if not self.held(each.chat)]
         if not waiting:
             return []
         return digest.choose(waiting, self.clock(), waiting[0].stem in self._apart)
 
     def _deliver(self, batch: list[Letter]) -> None:
         chat = batch[0].chat
-        if not self._paced(chat):
+        pause = self._pace.pause(chat, self.clock())
+        if pause > self._patience():
+            self.why = f"the chat {chat} takes no more messages in this minute"
             self._skipped.add(chat)
             return
+        time.sleep(pause)
         verdict = self.attempt(batch)
-        refused = verdict.action in ("refused", "split")
-        if verdict.action == "unanswered":
-            self.outbox.end(batch, verdict.why)
-        elif verdict.action == "delivered":
+        if verdict.action == "delivered":
             self.outbox.end(batch)
             for name in self._names(chat):
                 self.breaker.succeeded(name)
-        elif refused and len(batch) > 1:  # one of them is bad
-            self._apart |= {letter.stem for letter in batch}
-        elif refused:
-            if verdict.action == "refused" or not self._divide(batch[0]):
-                self.outbox.end(batch, verdict.why)
-        else:
+        elif verdict.action == "unanswered":
+            self.outbox.end(batch, verdict.why)
+        elif verdict.action not in ("refused", "change", "split"):
             self._hold(batch, verdict)
+        elif len(batch) > 1:  # one of them is bad
+            self._apart |= {letter.stem for letter in batch}
+        elif verdict.action != "split" or not self._divide(batch[0]):
+            self.outbox.end(batch, verdict.why)
+
+    def _patience(self) -> float:
+        """The longest pause, in seconds, that this run can afford."""
+        return min(LONGEST_WAIT, self.end - time.monotonic())
 
     def _hold(self, batch: list[Letter], verdict: "Verdict") -> None:
         """Nothing more to this chat in this run; the breaker knows until when nobody asks."""
@@ -134,23 +129,13 @@ class Delivery:
         pause = verdict.seconds or PAUSES.get(action, 0.0)
         self.breaker.failed(self.clock(), verdict.why, pause, name)
 
-    def _paced(self, chat: str) -> bool:
-        """Wait until `chat` can take one more message; False when that is too long."""
-        pause = self.pace.pause(chat, self.clock())
-        if pause > min(LONGEST_WAIT, self.end - time.monotonic()):
-            self.why = f"the chat {chat} takes no more messages in this minute"
-            return False
-        time.sleep(pause)
-        return True
-
     def _divide(self, letter: Letter) -> bool:
         """Store what the server found too long in halves, without their file if it has one."""
         if not letter.path or letter.stem.count("-") >= 2 + MOST_DIVISIONS:
             return False
         most = message.units(letter.text) // 2 + 1
-        for number, part in enumerate(
-            message.split(letter.text, most, html=letter.style == "HTML")
-        ):
+        parts = message.split(letter.text, most, html=letter.style == "HTML")
+        for number, part in enumerate(parts):
             half = replace(letter, text=part, upload="")
             self.outbox.put(half, letter.time, f"{letter.stem}-{number}")
         if letter.upload:
@@ -172,8 +157,7 @@ class Delivery:
             if maybes > 1 and self._answers():  # a third request could deliver it a third time
                 return verdict._replace(action="unanswered", why=f"{verdict.why}, twice")
             pause = _pause(verdict, tries)
-            over = tries >= self.limits.tries or maybes > 1
-            if over or pause > min(LONGEST_WAIT, self.end - time.monotonic()):
+            if tries >= self.limits.tries or maybes > 1 or pause > self._patience():
                 return verdict
             time.sleep(pause)
             if verdict.action == "maybe" and not self._answers():
@@ -196,39 +180,32 @@ class Delivery:
             return
         cli.warn(f"the chat {chat} has the number {number} now: mend TELEGRAM_CHAT_ID")
         self._moved[chat] = {"to": number}
-        spare.write_state(self.state / "moved.json", self._moved)
+        spare.write_state(self._root / "moved.json", self._moved)
 
     def _send(self, batch: list[Letter], changes: dict[str, str]) -> "Verdict":
         """One request that sends `batch`; a lost answer leaves its mark."""
-        chat, first = batch[0].chat, batch[0]
-        self.pace.note(chat, self.clock())
+        first = batch[0]
         content = {**digest.compose(batch, self.clock(), "parse_mode" not in changes), **changes}
-        content["chat_id"] = self._moved.get(chat, {}).get("to", chat)
+        content["chat_id"] = self._moved.get(first.chat, {}).get("to", first.chat)
+        self._pace.note(first.chat, self.clock())
         if not first.upload:
             return self.ask("sendMessage", content, batch)
-        content["caption"] = content.pop("text")
-        content["caption_entities"] = json.dumps(content.pop("entities", []) or [])
-        del content["link_preview_options"]
-        file = (first.file_name, first.attachment.read_bytes())
-        return self.ask(f"send{first.upload.title()}", content, batch, {first.upload: file})
+        upload = {first.upload: (first.file_name, first.attachment.read_bytes())}
+        return self.ask(f"send{first.upload.title()}", digest.caption(content), batch, upload)
 
     def _answers(self) -> bool:
         """Whether the API answers something harmless: if not, a message is not worth its risk."""
-        return self.ask("getMe", {}).action not in UNANSWERED
+        return self.ask("getMe").action not in UNANSWERED
 
     def ask(
-        self,
-        method: str,
-        content: dict[str, Any],
-        batch: Sequence[Letter] = (),
-        upload: dict[str, tuple[str, bytes]] | None = None,
+        self, method: str, content: Fields = _NONE, batch: Sequence[Letter] = (), files: Any = None
     ) -> "Verdict":
         """Call `method` with what is set in `content`. `batch` is marked while its fate is open."""
         cli.require("requests")
         from upkeep import botapi
 
         content = {key: value for key, value in content.items() if value}
-        fields = {"data": content, "files": upload} if upload else {"json": content}
+        fields = {"data": content, "files": files} if files else {"json": content}
         timeouts = (self.limits.connect_timeout, self.limits.timeout)
         call = botapi.Call(timeouts, lambda: self.outbox.mark(batch, maybe=True))
         url = f"{self.account.base}/bot{self.account.token}/{method}"

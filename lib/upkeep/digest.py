@@ -1,6 +1,7 @@
 """What goes out as one message, and how it reads: one letter, or of a backlog as many as fit."""
 
 import itertools
+import json
 import os
 import time
 from html import escape
@@ -47,6 +48,14 @@ def compose(batch: list[Letter], now: float, formatted: bool = True) -> dict[str
     elif formatted and first.style in ("bold", "pre") and length and not late:
         content["entities"] = [{"type": first.style, "offset": 0, "length": length}]
     return content
+
+
+def caption(content: dict[str, Any]) -> dict[str, Any]:
+    """The same fields for sendDocument and sendPhoto, which take a form instead of JSON."""
+    entities = json.dumps(content.pop("entities", None) or [])
+    del content["link_preview_options"]
+    text = content.pop("text")
+    return {**content, "caption": text, "caption_entities": entities}
 
 
 def _line(letter: Letter, html: bool, late: bool) -> str:

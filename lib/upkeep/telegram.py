@@ -3,11 +3,10 @@
 import contextlib
 import errno
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 from upkeep import account, cli, config, message, spare
-from upkeep.delivery import UNANSWERED, Delivery
+from upkeep.delivery import API, UNANSWERED, Clock, Delivery
 from upkeep.errors import Exit, OperatorError
 from upkeep.outbox import Letter, Outbox
 
@@ -52,7 +51,7 @@ def check(config_file: str | None = None) -> tuple[bool, str]:
 class Post:
     """Accepts messages and delivers what waits. Raises OperatorError without token or chat."""
 
-    def __init__(self, settings: config.Config, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, settings: config.Config, clock: Clock = time.time) -> None:
         self.account = account.load(settings)
         self.outbox = Outbox(settings.state / "outbox")
         self._settings, self._clock = settings, clock
@@ -60,8 +59,7 @@ class Post:
 
     def _new_run(self, budget: float | None = None) -> Delivery:
         budget = self._settings.telegram.budget if budget is None else budget
-        end = time.monotonic() + budget
-        return Delivery(self.account, self._settings, self.outbox, self._clock, end)
+        return Delivery(self.account, self._settings, self._clock, time.monotonic() + budget)
 
     def write(self, model: Letter, attached: bytes | None = None) -> list[Letter]:
         """Store letters like `model`, one for each chat and part; without a disk, send them.
@@ -137,15 +135,20 @@ class Post:
 
         Asks also where the breaker is open, but not where the server named a time.
         """
-        run = self._new_run()
+        run, found = self._new_run(), {}
         if run.limited():
             return {"network": run.why_held("")}
-        verdict = run.ask("getMe", {})
+        verdict = run.ask("getMe")
         if verdict.action in UNANSWERED:
             return {"network": verdict.why}
-        found = {"token": verdict.why}
-        for chat, _ in self.account.chats if verdict.action == "delivered" else ():
+        if verdict.action != "delivered":
+            return {"token": verdict.why}
+        for name in (API, self.account.name):
+            run.breaker.succeeded(name)
+        for chat, _ in self.account.chats:
             limited = run.why_held(chat) if run.limited(chat) else ""
-            found[f"chat {chat}"] = limited or run.ask("getChat", {"chat_id": chat}).why
-        run.reopen({chat for chat, _ in self.account.chats if found.get(f"chat {chat}") == ""})
-        return found
+            why = limited or run.ask("getChat", {"chat_id": chat}).why
+            if not why:
+                run.breaker.succeeded(chat)
+            found[f"chat {chat}"] = why
+        return {"token": "", **found}
