@@ -6,7 +6,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +19,7 @@ import pytest
 
 from tests.helpers import LONG, ROOT, run_script, wait_until
 from tests.helpers.bot_api import BotApi
-from upkeep import config, spare
+from upkeep import config
 from upkeep.account import parse_chat
 from upkeep.alerts import Alerts
 from upkeep.digest import choose, compose
@@ -461,8 +460,6 @@ def full(home: Path):
         yield state
     finally:
         subprocess.run(["umount", state], check=True)
-        for place in (state, state / "outbox", state / "lock"):
-            shutil.rmtree(spare.place(place), ignore_errors=True)
 
 
 def test_a_full_disk_delivers_what_its_outage_kept_and_forgets_no_limit(

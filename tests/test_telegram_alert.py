@@ -89,7 +89,7 @@ def test_check_says_that_all_is_good_and_sends_a_silent_message(config: Path) ->
 @pytest.mark.parametrize(
     ("fault", "line"),
     [
-        ("reset", "network: Bot API: the answer broke off"),
+        ("502", "network: the server failed (HTTP 502)"),
         ("portal", "network: HTTP 200 from something that is not the Bot API"),
         ("429:90", "network: Too Many Requests: retry after 90"),
         (
