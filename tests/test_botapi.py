@@ -187,6 +187,8 @@ def test_nothing_leaves_when_the_mark_cannot_be_set() -> None:
         (429, b'{"ok":false,"parameters":[1]}', "wait", 60),
         (400, b'{"ok":false}', "refused", 0),
         (302, b"", "stop", 0),
+        (413, b"<h1>413 Request Entity Too Large</h1>", "refused", 0),
+        (421, b'{"ok":false,"description":"Misdirected Request"}', "token", 0),
         (204, b"", "retry", 0),
     ],
 )

@@ -85,7 +85,7 @@ def test_the_bytes_are_bounded_and_a_text_outlives_its_file(tmp_path: Path) -> N
     for size in (3_000_000, 1_000_000, 4_500_000):
         outbox.put(model, NOW, "", bytes(size))
     outbox.tidy(NOW)
-    dropped = "a report\n(r.csv was dropped: the outbox was full)"
+    dropped = "a report\n(r.csv could not be sent: the outbox was full)"
     assert texts(outbox) == [dropped, dropped, "a report"]
     outbox.put(model, NOW, "", bytes(9_000_000))
     outbox.tidy(NOW)

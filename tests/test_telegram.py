@@ -375,6 +375,19 @@ def test_a_caption_that_is_too_long_goes_alone(home: Path, api: BotApi) -> None:
     assert [*(home / "var/outbox/new").iterdir()] == []
 
 
+def test_a_file_that_is_refused_leaves_its_text(
+    home: Path, api: BotApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.script("413:Request Entity Too Large")
+    post = Post(settings(home))
+    post.write(Letter("", "see", upload="document", file_name="x.csv"), b"content")
+    post.flush()
+    assert [each["method"] for each in api.sends] == ["sendDocument", "sendMessage"]
+    assert api.texts[0].startswith("see\n(x.csv could not be sent: it is too large (HTTP 413))\n")
+    assert capsys.readouterr().err.count("x.csv: not sent: it is too large") == 1
+    assert [*(home / "var/outbox/new").iterdir()] == []
+
+
 def test_a_picture_that_is_refused_goes_as_a_document(home: Path, api: BotApi) -> None:
     post = Post(settings(home))
     post.write(Letter("", "x", upload="photo", file_name="x.png"), b"no picture")

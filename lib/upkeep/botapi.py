@@ -41,10 +41,13 @@ logging.getLogger("urllib3.connectionpool").addFilter(lambda line: "/bot" not in
 
 
 class Verdict(NamedTuple):
-    """What an answer means: delivered · retry (not sent) · maybe (perhaps sent) · stop (not sent,
-    no use to retry soon) · wait (`seconds`, the server's word) · token, chat (refused until an
-    operator mends it) · change (again at once, with these fields changed) · split (too long) ·
-    refused (for good)."""
+    """What an answer means.
+
+    delivered · retry (not sent) · maybe (perhaps sent) · unanswered (perhaps sent, twice) · stop
+    (not sent, no use to retry soon) · wait (`seconds`, the server's word) · token, chat (refused
+    until an operator mends it) · change (again at once, with these fields changed) · split (too
+    long) · refused (for good).
+    """
 
     action: str
     why: str = ""
@@ -61,6 +64,8 @@ def judge(status: int, answer: bytes, retry_after: str = "", seconds: float = 0.
     if status >= 500:
         hidden = status == 504 or seconds > SLOW_SECONDS
         return Verdict("maybe" if hidden else "retry", f"the server failed (HTTP {status})")
+    if status == 413:
+        return Verdict("refused", "it is too large (HTTP 413)")
     try:
         body = json.loads(answer)
     except (ValueError, RecursionError):
@@ -78,7 +83,7 @@ def judge(status: int, answer: bytes, retry_after: str = "", seconds: float = 0.
         return Verdict("delivered")
     if status == 429:
         return Verdict("wait", why, _hold(details.get("retry_after", retry_after)))
-    if status in (401, 404):
+    if status in (401, 404, 421):
         return Verdict("token", f"the token was refused ({why}): mend TELEGRAM_BOT_TOKEN")
     if "too long" in why:
         return Verdict("split", why)

@@ -105,7 +105,12 @@ class Delivery:
             self._hold(batch, verdict)
         elif len(batch) > 1:  # one of them is bad
             self._apart |= {letter.stem for letter in batch}
-        elif verdict.action != "split" or not self._divide(batch[0]):
+        elif verdict.action == "split" and self._divide(batch[0]):
+            return
+        elif batch[0].upload and batch[0].path:  # its text may be taken, and matter
+            cli.warn(f"{batch[0].file_name}: not sent: {verdict.why}")
+            self.outbox.drop_file(batch[0], verdict.why)
+        else:
             self.outbox.end(batch, verdict.why)
 
     def _patience(self) -> float:

@@ -153,7 +153,7 @@ class Outbox:
         lost: dict[str, list[Letter]] = {}
         for letter, why in reasons(self.letters(), now):
             if why == NO_ROOM:
-                self._drop_file(letter)
+                self.drop_file(letter, FULL)
                 continue
             self.end([letter], why)
             if not letter.stem.startswith(NOTICE):
@@ -170,11 +170,12 @@ class Outbox:
                     if now - path.stat().st_mtime > GARBAGE_SECONDS:
                         path.unlink()
 
-    def _drop_file(self, letter: Letter) -> None:
-        text = f"{letter.text}\n({letter.file_name} was dropped: {FULL})".lstrip()
+    def drop_file(self, letter: Letter, why: str) -> None:
+        """Let the text go on without its file, and say so in it."""
+        text = f"{letter.text}\n({letter.file_name} could not be sent: {why})".lstrip()
         if letter.path:
             files.atomic_write(letter.path, replace(letter, text=text, upload="").encoded())
-            letter.attachment.unlink(missing_ok=True)
+        letter.attachment.unlink(missing_ok=True)
 
     def _tell_loss(self, chat: str, letters: list[Letter], now: float) -> None:
         """One notice for a chat, in front of all that waits; it grows with every run's losses."""
