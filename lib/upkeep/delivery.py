@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from upkeep import cli, digest, files, message, spare, units
 from upkeep.account import Account
@@ -213,7 +214,7 @@ class Delivery:
         fields = {"data": content, "files": files} if files else {"json": content}
         timeouts = (self.limits.connect_timeout, self.limits.timeout)
         call = botapi.Call(timeouts, lambda: self.outbox.mark(batch, maybe=True))
-        url = f"{self.account.base}/bot{self.account.token}/{method}"
+        url = f"{self.account.base}/bot{quote(self.account.token, safe=':')}/{method}"
         verdict = call.post(url, self.account.proxies, self.end, **fields)
         if call.maybe_sent and verdict.action not in ("maybe", "delivered"):
             self.outbox.mark(batch, maybe=False)
