@@ -40,28 +40,28 @@ class Alerts:
 
     def problem(self, key: str, title: str, body: str = "", level: str = "warning") -> None:
         """Open the episode `key`, or continue it: told now, then every `remind_after`."""
-        self._tell(key, title, body, level, self._settings.telegram.remind_after)
+        self._tell(key, title, body, level, self._settings.telegram.remind_after, 0.0)
 
     def repeated(self, key: str, title: str, body: str, level: str, again_after: float) -> None:
         """Like `problem`, told again `again_after` seconds after it was told.
 
         Repeats that were only counted are told by `tell_quiet` when no more come.
         """
-        self._tell(key, title, body, level, again_after, quiet_after=again_after)
+        self._tell(key, title, body, level, again_after, float(again_after))
 
     def _tell(
-        self,
-        key: str,
-        title: str,
-        body: str,
-        level: str,
-        again_after: float,
-        quiet_after: float = 0,
+        self, key: str, title: str, body: str, level: str, again_after: float, quiet_after: float
     ) -> None:
-        now, told = time.time(), (title or body).partition("\n")[0][:200]
-        new: dict[str, Any] = {"since": now, "told": 0.0, "count": 0, "title": told}
-        new |= {"chat": self.model.chat, "thread": self.model.thread}
-        new["quiet_after"] = float(quiet_after)
+        now = time.time()
+        new = {
+            "since": now,
+            "told": 0.0,
+            "count": 0,
+            "quiet_after": quiet_after,
+            "title": (title or body).partition("\n")[0][:200],
+            "chat": self.model.chat,
+            "thread": self.model.thread,
+        }
         with self._episodes() as open_now:
             episode = open_now.setdefault(key, new)
             if 0 <= now - episode["told"] < again_after:

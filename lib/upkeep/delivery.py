@@ -55,27 +55,23 @@ class Delivery:
     def run(self) -> None:
         """Deliver what waits. Raises OSError when the disk refuses."""
         self.outbox.tidy(self.clock())
-        if API in self.breaker.records and not self.held("") and not self._answers():
+        if API in self.breaker.records and not self.held() and not self._answers():
             self.breaker.failed(self.clock(), "Bot API: it does not answer")
         while time.monotonic() < self.end and (batch := self._next()):
             self._deliver(batch)
         self._pace.save(self.clock())
 
-    def held(self, chat: str) -> str:
-        """What in the breaker keeps letters to `chat` back; "" if nothing does."""
+    def held(self, chat: str = "") -> str:
+        """What in the breaker keeps letters to `chat`, or to any, back; "" if nothing does."""
         names = self._names(chat)
         return next((each for each in names if self.breaker.open_until(self.clock(), each)), "")
 
-    def why_held(self, chat: str) -> str:
+    def why_held(self, chat: str = "") -> str:
         """The same in words, with the time when it ends."""
         if not (name := self.held(chat)):
             return ""
         until = units.local_time(self.breaker.open_until(self.clock(), name))
         return f"{self.breaker.records[name]['why']}; not asked again before {until}"
-
-    def limited(self, chat: str = "") -> bool:
-        """Whether the server named a time before which `chat`, or "" anything, is not asked."""
-        return self.breaker.open_until(self.clock(), f"{LIMIT} {chat}".strip()) > 0
 
     def _names(self, chat: str) -> tuple[str, ...]:
         return (LIMIT, API, self.account.name, f"{LIMIT} {chat}", chat)

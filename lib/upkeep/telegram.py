@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 from upkeep import account, cli, config, message, spare
-from upkeep.delivery import API, UNANSWERED, Clock, Delivery
+from upkeep.delivery import API, LIMIT, UNANSWERED, Clock, Delivery
 from upkeep.errors import Exit, OperatorError
 from upkeep.outbox import Letter, Outbox
 
@@ -136,8 +136,8 @@ class Post:
         Asks also where the breaker is open, but not where the server named a time.
         """
         run, found = self._new_run(), {}
-        if run.limited():
-            return {"network": run.why_held("")}
+        if run.held() == LIMIT:
+            return {"network": run.why_held()}
         verdict = run.ask("getMe")
         if verdict.action in UNANSWERED:
             return {"network": verdict.why}
@@ -146,8 +146,8 @@ class Post:
         for name in (API, self.account.name):
             run.breaker.succeeded(name)
         for chat, _ in self.account.chats:
-            limited = run.why_held(chat) if run.limited(chat) else ""
-            why = limited or run.ask("getChat", {"chat_id": chat}).why
+            limited = run.held(chat).startswith(LIMIT)
+            why = run.why_held(chat) if limited else run.ask("getChat", {"chat_id": chat}).why
             if not why:
                 run.breaker.succeeded(chat)
             found[f"chat {chat}"] = why
