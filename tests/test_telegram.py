@@ -259,7 +259,7 @@ def test_a_host_sends_over_one_connection_and_nobody_waits_long(home: Path, api:
         ("403:Forbidden: bot was kicked from the group chat", 1, "kicked"),
         ("400:Bad Request: chat not found", 1, "chat not found"),
         ("400:Bad Request: something new", 1, "something new"),
-        ("413:Request Entity Too Large", 1, "Too Large"),
+        ("413:Request Entity Too Large", 1, "too large"),
         ("401:Unauthorized", 1, "the token was refused"),
         ("404:Not Found", 1, "the token was refused"),
     ],
@@ -274,7 +274,7 @@ def test_a_refusal_is_told_and_nothing_is_asked_again(
     found, why = post.fate(letter)
     assert (found, len(api.requests)) == (code, 1)
     assert words in why
-    if "token" not in why and "new" not in why and "Large" not in why:
+    if "token" not in why and "new" not in why and "large" not in why:
         Post(settings(home)).write(Letter("", "y"))
         Post(settings(home)).flush()
         assert len(api.requests) == 1
@@ -456,6 +456,18 @@ def test_a_repeat_is_marked_also_without_a_disk(home: Path, api: BotApi) -> None
     api.script("drop")
     Post(replace(settings(home), state=home / "var/x")).write(Letter("", "full"))
     assert [text.split("\n")[0] for text in api.texts] == ["full", "full (may be a repeat)"]
+
+
+def test_without_a_disk_a_dead_api_is_tried_for_one_chat_only(
+    home: Path, api: BotApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TELEGRAM_CHAT_ID", "1,2,3")
+    (home / "var").write_text("no directory")
+    api.always = "502"
+    post = Post(replace(settings(home), state=home / "var/x"))
+    letters = post.write(Letter("", "full"))
+    assert [post.fate(each)[0] for each in letters] == [Exit.PROBLEM] * 3
+    assert {each["chat_id"] for each in api.sends} == {"1"}
 
 
 @pytest.fixture

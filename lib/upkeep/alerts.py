@@ -110,7 +110,7 @@ class Alerts:
     @contextlib.contextmanager
     def _episodes(self) -> Iterator[dict[str, Any]]:
         """The open episodes, to be changed."""
-        lock = spare.lock(self._settings.state / "lock/alerts.lock", 5.0, "another alert")
+        lock = spare.lock(self._settings.state / "lock/alerts.lock", 2.0, "another alert")
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError, OperatorError):  # without it, one may be told twice
                 stack.enter_context(lock)

@@ -3,7 +3,7 @@
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -30,8 +30,6 @@ MOST_DIVISIONS = 3  # of one letter: each adds a "-" to the two in its name
 
 
 Clock = Callable[[], float]  # Unix seconds
-Fields = Mapping[str, Any]
-_NONE: Fields = {}
 
 
 class Delivery:
@@ -58,7 +56,7 @@ class Delivery:
         if API in self.breaker.records and not self.held() and not self._answers():
             self.breaker.failed(self.clock(), "Bot API: it does not answer")
         while time.monotonic() < self.end and (batch := self._next()):
-            self._deliver(batch)
+            self.deliver(batch)
         self._pace.save(self.clock())
 
     def held(self, chat: str = "") -> str:
@@ -83,30 +81,38 @@ class Delivery:
             return []
         return digest.choose(waiting, self.clock(), waiting[0].stem in self._apart)
 
-    def _deliver(self, batch: list[Letter]) -> None:
+    def deliver(self, batch: list[Letter]) -> str:
+        """Send `batch` as one message and see to what follows; why it did not arrive, or ""."""
         chat = batch[0].chat
         pause = self._pace.pause(chat, self.clock())
         if pause > self._patience():
             self.why = f"the chat {chat} takes no more messages in this minute"
             self._skipped.add(chat)
-            return
+            return self.why
         time.sleep(pause)
-        verdict = self.attempt(batch)
+        verdict = self._attempt(batch)
         if verdict.action == "delivered":
             self.outbox.end(batch)
             for name in self._names(chat):
                 self.breaker.succeeded(name)
         elif verdict.action == "unanswered":
             self.outbox.end(batch, verdict.why)
-        elif verdict.action not in ("refused", "change", "split"):
+        elif verdict.action in ("refused", "change", "split"):
+            self._refused(batch, verdict)
+        else:
             self._hold(batch, verdict)
-        elif len(batch) > 1:  # one of them is bad
+        return verdict.why
+
+    def _refused(self, batch: list[Letter], verdict: "Verdict") -> None:
+        """Try in a smaller form what can be: each letter alone, in halves, without its file."""
+        first = batch[0]
+        if len(batch) > 1:
             self._apart |= {letter.stem for letter in batch}
-        elif verdict.action == "split" and self._divide(batch[0]):
+        elif verdict.action == "split" and self._divide(first):
             return
-        elif batch[0].upload and batch[0].path:  # its text may be taken, and matter
-            cli.warn(f"{batch[0].file_name}: not sent: {verdict.why}")
-            self.outbox.drop_file(batch[0], verdict.why)
+        elif first.upload:
+            cli.warn(f"{first.file_name}: not sent: {verdict.why}")
+            self.outbox.drop_file(first, verdict.why)
         else:
             self.outbox.end(batch, verdict.why)
 
@@ -146,7 +152,7 @@ class Delivery:
         self.outbox.end([letter])
         return True
 
-    def attempt(self, batch: list[Letter]) -> "Verdict":
+    def _attempt(self, batch: list[Letter]) -> "Verdict":
         """Send `batch` until there is a verdict: three tries, but one more after a lost answer."""
         changes: dict[str, str] = {}
         tries = maybes = 0
@@ -200,13 +206,13 @@ class Delivery:
         return self.ask("getMe").action not in UNANSWERED
 
     def ask(
-        self, method: str, content: Fields = _NONE, batch: Sequence[Letter] = (), files: Any = None
+        self, method: str, content: Any = None, batch: Sequence[Letter] = (), files: Any = None
     ) -> "Verdict":
         """Call `method` with what is set in `content`. `batch` is marked while its fate is open."""
         cli.require("requests")
         from upkeep import botapi
 
-        content = {key: value for key, value in content.items() if value}
+        content = {key: value for key, value in (content or {}).items() if value}
         fields = {"data": content, "files": files} if files else {"json": content}
         timeouts = (self.limits.connect_timeout, self.limits.timeout)
         call = botapi.Call(timeouts, lambda: self.outbox.mark(batch, maybe=True))

@@ -139,11 +139,13 @@ class Outbox:
     def end(self, letters: Iterable[Letter], why: str = "") -> None:
         """Forget what is delivered; or, with `why`, give it up: dead/ keeps the newest hundred."""
         for letter in letters:
-            if letter.path and why:
+            if not letter.path:
+                continue
+            if why:
                 with contextlib.suppress(OSError):  # on a full disk it goes without the reason
                     files.atomic_write(letter.path, replace(letter, why=why).encoded())
                 self._bury(letter.path)
-            elif letter.path:
+            else:
                 letter.path.unlink(missing_ok=True)
             letter.attachment.unlink(missing_ok=True)
 

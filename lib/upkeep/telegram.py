@@ -95,15 +95,9 @@ class Post:
         if full:
             with contextlib.suppress(OSError):
                 return self.outbox.put_in_memory(letter, self._clock(), file)
-        return self._send_unstored(replace(letter, upload=""))
-
-    def _send_unstored(self, letter: Letter) -> Letter:
-        run = self._new_run()
-        letter.why = self.account.unsafe or run.why_held(letter.chat)
-        if not letter.why:
-            verdict = run.attempt([letter])
-            letter.why = "" if verdict.action == "delivered" else verdict.why
-        return letter
+        run, unstored = self._new_run(), replace(letter, upload="")
+        unstored.why = self.account.unsafe or run.why_held(letter.chat) or run.deliver([unstored])
+        return unstored
 
     def flush(self, budget: float | None = None) -> None:
         """Deliver what waits, in order, as far as that is allowed now, for `budget` seconds."""
