@@ -17,7 +17,6 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +26,8 @@ from upkeep import cli, config, episodes, units
 from upkeep.errors import Exit, OperatorError
 from upkeep.outbox import Letter, Outbox
 
-if TYPE_CHECKING:  # what an empty flush does without
+if TYPE_CHECKING:  # an empty flush does without
     from upkeep.alerts import Alerts
-    from upkeep.telegram import Post
 
 EXAMPLES = """\
   telegram_alert.py "backup failed on db1"         # tell the chats in .env
@@ -39,6 +37,7 @@ EXAMPLES = """\
 """
 FILE_MOST_BYTES = 50_000_000
 STDIN_MOST_BYTES = 4_000_000
+CHECK_TEXT = "upkeep sends this to check the way."
 
 
 def parser() -> argparse.ArgumentParser:
@@ -115,14 +114,8 @@ def given_text(options: argparse.Namespace) -> str:
     """The text to send: of the command line, or of stdin. Raises OperatorError."""
     from upkeep import message
 
-    if options.flush:
-        return ""
-    if options.check:
-        return "upkeep sends this to check the way."
-    file = options.document or options.photo
-    from_stdin = options.text == "-" or (options.text is None and not file)
-    given = options.text
-    if from_stdin:
+    given, file = options.text, options.document or options.photo
+    if given == "-" or (given is None and not file):
         given = sys.stdin and sys.stdin.buffer.read(STDIN_MOST_BYTES)  # None when it was closed
     text = message.clean(given or "")
     if not text.strip() and not file:
@@ -139,48 +132,24 @@ def letter_like(options: argparse.Namespace, settings: config.Config) -> Letter:
         chat,
         thread=thread,
         style=options.style or ("bold" if options.title else ""),
+        upload="photo" if options.photo else "document",  # if there is a file
+        file_name=Path(options.document or options.photo or "").name,
         silent=options.silent or options.check,
         ttl=options.ttl or settings.telegram.expire_after,
     )
 
 
-def accept(
-    options: argparse.Namespace, settings: config.Config, alerts: "Alerts", text: str
-) -> bool:
-    """Store the message, unless it is a repeat; False when its file can't go with it."""
-    file, good = options.document or options.photo, True
-    if file:
-        alerts.attached, text = read_file(Path(file), text)
-        good = alerts.attached is not None
-        upload = "document" if options.document else "photo"
-        alerts.model = replace(alerts.model, upload=upload, file_name=Path(file).name)
+def accept(options: argparse.Namespace, alerts: "Alerts", text: str, again_after: float) -> None:
+    """Store the message, unless it is a repeat."""
     if options.key:
-        again = options.repeat_after
-        again = settings.telegram.repeat_after if again is None else again
-        alerts.repeated(options.key, options.title, text, options.level, again)
+        again_after = again_after if options.repeat_after is None else options.repeat_after
+        alerts.repeated(options.key, options.title, text, options.level, again_after)
     elif options.resolve:
         alerts.recovered(options.resolve, options.title, text)
     elif options.flush:
         alerts.tell_quiet()
     else:
         alerts.inform(options.title, text, options.level)
-    return good
-
-
-def checked(post: "Post") -> bool:
-    """Print one line for each thing that can be wrong; whether all is good."""
-    findings = post.check()
-    for name, why in findings.items():
-        print(f"{name}: {why or 'good'}")
-    return not any(findings.values())
-
-
-def outcome(post: "Post", letters: list[Letter]) -> Exit:
-    """Tell why letters did not arrive; the exit status."""
-    fates = [post.fate(letter) for letter in letters]
-    for why in {why for code, why in fates if code}:
-        cli.warn(f"not delivered: {why}")
-    return Exit.REFUSED if post.account.unsafe else max([Exit.DONE, *(code for code, _ in fates)])
 
 
 def deliver(options: argparse.Namespace, settings: config.Config, outbox: Outbox) -> int:
@@ -188,25 +157,36 @@ def deliver(options: argparse.Namespace, settings: config.Config, outbox: Outbox
     from upkeep.alerts import Alerts
     from upkeep.telegram import Post
 
-    text = given_text(options)
+    text = CHECK_TEXT if options.check else ""
+    if not options.check and not options.flush:
+        text = given_text(options)
     try:
         post = Post(settings)
     except OperatorError:
         print(text, end="\n" if text else "")
         raise
-    model = letter_like(options, settings)
+    alerts = Alerts(settings, post)
+    alerts.model = letter_like(options, settings)
     if options.dry_run:
         for each in [text] if text else [letter.text for letter in outbox.letters()]:
-            print(f"would send to {model.chat or post.account.chats}: {options.title} {each}")
+            print(f"would send to {options.chat or post.account.chats}: {options.title} {each}")
         return Exit.DONE
-    if options.check and not checked(post):
+    findings = post.check() if options.check else {}
+    for name, why in findings.items():
+        print(f"{name}: {why or 'good'}")
+    if any(findings.values()):
         return Exit.PROBLEM
-    alerts = Alerts(settings, post)
-    alerts.model = model
-    good = accept(options, settings, alerts, text)
+    file, code = options.document or options.photo, Exit.DONE
+    if file:
+        alerts.attached, text = read_file(Path(file), text)
+        code = Exit.DONE if alerts.attached is not None else Exit.PROBLEM
+    accept(options, alerts, text, settings.telegram.repeat_after)
     letters = outbox.letters() if options.flush else alerts.written
     post.flush(options.budget)
-    return max(outcome(post, letters), Exit.DONE if good else Exit.PROBLEM)
+    fates = [post.fate(letter) for letter in letters]
+    for why in {why for late, why in fates if late}:
+        cli.warn(f"not delivered: {why}")
+    return Exit.REFUSED if post.account.unsafe else max([code, *(late for late, _ in fates)])
 
 
 @cli.script

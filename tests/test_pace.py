@@ -1,4 +1,4 @@
-"""How often messages may leave: windows by chat, by group and for all, shared by a file."""
+"""How often messages may leave: a burst, then a steady pace, shared by a file."""
 
 import json
 from pathlib import Path
@@ -22,33 +22,28 @@ def delays(path: Path, chats: list[str]) -> list[float]:
 
 
 def test_five_at_once_to_a_chat_then_one_a_second(tmp_path: Path) -> None:
-    found = delays(tmp_path / "a", ["4242"] * 15)
-    assert found == [0.0] * 5 + [5.0] * 5 + [10.0] * 5
+    assert delays(tmp_path / "a", ["4242"] * 8) == [0.0] * 5 + [1.0, 2.0, 3.0]
 
 
 @pytest.mark.parametrize("chat", ["-100", "@ops"])
-def test_a_group_gets_eighteen_in_a_minute(tmp_path: Path, chat: str) -> None:
-    found = delays(tmp_path / "a", [chat] * 40)
-    for begin in found:
-        assert sum(begin <= each < begin + 60 for each in found) <= 18
-
-
-def test_all_chats_get_twenty_five_in_a_second(tmp_path: Path) -> None:
-    found = delays(tmp_path / "a", [str(number) for number in range(60)])
-    assert found == [0.0] * 25 + [1.0] * 25 + [2.0] * 10
+def test_a_group_gets_no_more_than_twenty_in_a_minute(tmp_path: Path, chat: str) -> None:
+    found = delays(tmp_path / "a", [chat] * 60)
+    assert max(sum(begin <= each < begin + 60 for each in found) for begin in found) <= 20
+    assert found[-1] < 240
 
 
 def test_the_next_process_goes_on_and_old_times_go(tmp_path: Path) -> None:
     file = tmp_path / "a"
     delays(file, ["4242"] * 5)
-    assert Pace(file).pause("4242", NOW + 1) == 4.0
-    assert Pace(file).pause("4242", NOW + 6) == 0.0
+    assert Pace(file).pause("4242", NOW) == 1.0
+    assert Pace(file).pause("4242", NOW + 1) == 0.0
+    assert Pace(file).pause("-100", NOW) == 0.0
     assert Pace(file).pause("4242", NOW - 86400) == 0.0  # a clock that was wrong
     Pace(file).save(NOW + 61)
     assert json.loads(file.read_text()) == {}
 
 
-@pytest.mark.parametrize("content", ['{"1": 5}', '{"1": ["x"]}', '{"1": [true]}', "[", "[1]"])
+@pytest.mark.parametrize("content", ['{"1": 5}', '{"1": {"free_at": "x"}}', "[", "[1]"])
 def test_a_foreign_file_is_no_obstacle(tmp_path: Path, content: str) -> None:
     (tmp_path / "a").write_text(content)
     assert Pace(tmp_path / "a").pause("1", NOW) == 0.0
