@@ -175,7 +175,7 @@ def deliver(options: argparse.Namespace, settings: config.Config, outbox: Outbox
     for name, why in findings.items():
         print(f"{name}: {why or 'good'}")
     if any(findings.values()):
-        return Exit.PROBLEM
+        return Exit.REFUSED if post.account.unsafe else Exit.PROBLEM
     file, code = options.document or options.photo, Exit.DONE
     if file:
         alerts.attached, text = read_file(Path(file), text)

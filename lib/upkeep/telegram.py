@@ -125,11 +125,13 @@ class Post:
         return (Exit.PROBLEM if refused else Exit.LATER), held or self._run.why
 
     def check(self) -> dict[str, str]:
-        """What is wrong with the network, the token and each chat, "" if nothing is.
+        """What is wrong with .env, the network, the token and each chat, "" if nothing is.
 
         Asks also where the breaker is open, but not where the server named a time.
         """
         run, found = self._new_run(), {}
+        if self.account.unsafe:
+            return {".env": self.account.unsafe}
         if run.held() == LIMIT:
             return {"network": run.why_held()}
         verdict = run.ask("getMe")
