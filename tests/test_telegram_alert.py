@@ -199,7 +199,7 @@ def test_an_env_file_of_another_user_is_not_trusted(home: Path, config: Path) ->
         env.chmod(0o600)
         os.chown(env, 65534, 65534)
         done = run_script("telegram_alert", "hello", "--config", config)
-        assert (done.returncode, "belongs to user 65534" in done.stderr) == (3, True)
+        assert (done.returncode, "user 65534 owns it" in done.stderr) == (3, True)
         done = run_script("telegram_alert", "--check", "--config", config)
         assert (done.returncode, done.stdout[:5], done.stdout.count("\n")) == (3, ".env:", 1)
     assert (len(waiting(home)), api.requests) == (1, [])

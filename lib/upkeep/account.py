@@ -61,15 +61,12 @@ def _read(file: Path) -> tuple[dict[str, str], str]:
         stored = {k: v for k, v in dotenv_values(file, interpolate=False).items() if v}
     except (OSError, UnicodeError) as error:
         raise OperatorError(f"{file}: cannot be read: {error}", Exit.USAGE) from None
-    info = file.stat()
+    info, unsafe = file.stat(), ""
     if info.st_uid not in (0, os.geteuid()):
-        return (
-            stored,
-            f"{file}: it belongs to user {info.st_uid}; mend it by: chown {os.geteuid()} {file}",
-        )
-    if info.st_mode & 0o006:
-        return stored, f"{file}: every user can read the token; mend it by: chmod 600 {file}"
-    return stored, ""
+        unsafe = f"user {info.st_uid} owns it; mend it by: chown {os.geteuid()} {file}"
+    elif info.st_mode & 0o006:
+        unsafe = f"every user can read the token; mend it by: chmod 600 {file}"
+    return stored, f"{file}: {unsafe}" if unsafe else ""
 
 
 def parse_chat(value: str, thread: str = "") -> tuple[str, str]:
