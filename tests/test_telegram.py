@@ -224,6 +224,25 @@ def test_a_group_gets_no_more_than_it_takes_in_a_minute(home: Path, api: BotApi)
     assert [each["chat_id"] for each in api.messages] == ["4242", "-100"]
 
 
+def test_after_a_failure_something_harmless_is_asked_first(home: Path, api: BotApi) -> None:
+    clock, api.always = Clock(), "502"
+    post = Post(settings(home, tries=1), clock)
+    letter = post.write(Letter("", "x"))[0]
+    post.flush()
+    api.always = "429:500"
+    clock.now += 100
+    post.flush()
+    assert [each["method"] for each in api.requests] == ["sendMessage", "getMe"]
+    assert "retry after 500; not asked again before" in post.fate(letter)[1]
+    clock.now += 499
+    post.flush()
+    assert len(api.requests) == 2
+    api.always = "ok"
+    clock.now += 2
+    post.flush()
+    assert [each["method"] for each in api.requests[2:]] == ["getMe", "sendMessage"]
+
+
 def test_a_second_limited_chat_stops_all(
     home: Path, api: BotApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,11 +53,18 @@ class Delivery:
     def run(self) -> None:
         """Deliver what waits. Raises OSError when the disk refuses."""
         self.outbox.tidy(self.clock())
-        if API in self.breaker.records and not self.held() and not self._answers():
-            self.breaker.failed(self.clock(), "Bot API: it does not answer")
+        if API in self.breaker.records and not self.held():
+            self._probe()
         while time.monotonic() < self.end and (batch := self._next()):
             self.deliver(batch)
         self._pace.save(self.clock())
+
+    def _probe(self) -> None:
+        """After a failure, ask something harmless first: a lost answer costs no message then."""
+        verdict = self.ask("getMe")
+        if verdict.action in UNANSWERED:
+            name = LIMIT if verdict.action == "wait" else API
+            self.breaker.failed(self.clock(), verdict.why, verdict.seconds, name)
 
     def held(self, chat: str = "") -> str:
         """What in the breaker keeps letters to `chat`, or to any, back; "" if nothing does."""
