@@ -17,14 +17,17 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, config, message
+from upkeep import cli, config, episodes, units
 from upkeep.errors import Exit, OperatorError
 from upkeep.outbox import Letter, Outbox
+
+if TYPE_CHECKING:  # an empty flush does without
+    from upkeep.alerts import Alerts
 
 EXAMPLES = """\
   telegram_alert.py "backup failed on db1"         # tell the chats in .env
@@ -33,6 +36,8 @@ EXAMPLES = """\
   telegram_alert.py --flush                        # send what waits, from cron
 """
 FILE_MOST_BYTES = 50_000_000
+STDIN_MOST_BYTES = 4_000_000
+CHECK_TEXT = "upkeep sends this to check the way."
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,16 +67,35 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def status(outbox: Outbox, state: Path, now: float) -> dict[str, object]:
-    """What waits, and until when which of api, token and chats are not asked (Unix seconds)."""
+def status(outbox: Outbox, now: float) -> dict[str, Any]:
+    """What waits, and until when which of API, token and chats are not asked (Unix seconds)."""
     from upkeep.breaker import Breaker
 
-    breaker = Breaker(state / "outbox/breaker.json")
+    breaker = Breaker(outbox.root / "breaker.json")
     ages = [letter.age(now) for letter in outbox.letters()]
     ends = {name: breaker.open_until(now, name) for name in breaker.records}
-    dead, until = len(list(outbox.dead.glob("*.json*"))), ends.pop("api", 0.0) or None
-    found = {"queued": len(ages), "oldest_age_seconds": max(ages, default=0.0), "dead": dead}
-    return {**found, "breaker_open_until": until, "holds": {k: v for k, v in ends.items() if v}}
+    whole = max(ends.pop("api", 0.0), ends.pop("limit", 0.0))
+    return {
+        "queued": len(ages),
+        "oldest_age_seconds": max(ages, default=0.0),
+        "dead": len(list(outbox.dead.glob("*.json*"))),
+        "breaker_open_until": whole or None,
+        "holds": {name: until for name, until in ends.items() if until},
+    }
+
+
+def show_status(found: dict[str, Any], as_json: bool) -> None:
+    """Print it."""
+    if as_json:
+        return cli.print_json(found)
+    oldest = units.format_duration(found["oldest_age_seconds"])
+    print(f"{found['queued']} waiting" + (f", the oldest for {oldest}" if found["queued"] else ""))
+    print(f"{found['dead']} given up")
+    held = {"Telegram": found["breaker_open_until"], **found["holds"]}
+    for name, until in held.items():
+        if until:
+            print(f"{name}: not asked before {units.local_time(until)}")
+    return None
 
 
 def read_file(file: Path, text: str) -> tuple[bytes | None, str]:
@@ -86,49 +110,83 @@ def read_file(file: Path, text: str) -> tuple[bytes | None, str]:
     return None, f"{text}\n({file.name} could not be sent: {why})".lstrip()
 
 
-def deliver(options: argparse.Namespace, settings: config.Config, text: str) -> int:
-    """Store the message, unless it is a repeat, and send all that waits."""
-    from upkeep.alerts import Alerts
-    from upkeep.telegram import Post, parse_chat
+def given_text(options: argparse.Namespace) -> str:
+    """The text to send: of the command line, or of stdin. Raises OperatorError."""
+    from upkeep import message
 
+    given, file = options.text, options.document or options.photo
+    if given == "-" or (given is None and not file):
+        given = sys.stdin and sys.stdin.buffer.read(STDIN_MOST_BYTES)  # None when it was closed
+    text = message.clean(given or "")
+    if not text.strip() and not file:
+        raise OperatorError("nothing to send: the text is empty", Exit.USAGE)
+    return text
+
+
+def letter_like(options: argparse.Namespace, settings: config.Config) -> Letter:
+    """What the options say about each letter of the message. Raises OperatorError."""
+    from upkeep.account import parse_chat
+
+    chat, thread = parse_chat(options.chat) if options.chat else ("", "")
+    return Letter(
+        chat,
+        thread=thread,
+        style=options.style or ("bold" if options.title else ""),
+        upload="photo" if options.photo else "document",  # if there is a file
+        file_name=Path(options.document or options.photo or "").name,
+        silent=options.silent or options.check,
+        ttl=options.ttl or settings.telegram.expire_after,
+    )
+
+
+def accept(options: argparse.Namespace, alerts: "Alerts", text: str, again_after: float) -> None:
+    """Store the message, unless it is a repeat."""
+    if options.key:
+        again_after = again_after if options.repeat_after is None else options.repeat_after
+        alerts.repeated(options.key, options.title, text, options.level, again_after)
+    elif options.resolve:
+        alerts.recovered(options.resolve, options.title, text)
+    elif options.flush:
+        alerts.tell_quiet()
+    else:
+        alerts.inform(options.title, text, options.level)
+
+
+def deliver(options: argparse.Namespace, settings: config.Config, outbox: Outbox) -> int:
+    """Accept the message of the command line, if there is one, and send all that waits."""
+    from upkeep.alerts import Alerts
+    from upkeep.telegram import Post
+
+    text = CHECK_TEXT if options.check else ""
+    if not options.check and not options.flush:
+        text = given_text(options)
     try:
         post = Post(settings)
     except OperatorError:
         print(text, end="\n" if text else "")
         raise
-    chat, thread = parse_chat(options.chat) if options.chat else ("", "")
-    file, attached = options.document or options.photo, None
-    if file:
-        attached, text = read_file(Path(file), text)
+    alerts = Alerts(settings, post)
+    alerts.model = letter_like(options, settings)
     if options.dry_run:
-        for each in [text] if text else [letter.text for letter in post.outbox.letters()]:
-            print(f"would send to {chat or post.chats}: {options.title} {each}")
+        for each in [text] if text else [letter.text for letter in outbox.letters()]:
+            print(f"would send to {options.chat or post.account.chats}: {options.title} {each}")
         return Exit.DONE
-    style = options.style or ("bold" if options.title else "")
     findings = post.check() if options.check else {}
-    print(*(f"{name}: {why or 'good'}\n" for name, why in findings.items()), sep="", end="")
+    for name, why in findings.items():
+        print(f"{name}: {why or 'good'}")
     if any(findings.values()):
-        return Exit.PROBLEM
-    alerts, ttl = Alerts(settings, post), options.ttl or settings.telegram.expire_after
-    alerts.model = Letter(chat, "", thread, style, silent=options.silent or options.check, ttl=ttl)
-    if attached is not None:
-        upload, alerts.attached = "document" if options.document else "photo", attached
-        alerts.model = replace(alerts.model, upload=upload, file_name=Path(file).name)
-    if options.key:
-        again = options.repeat_after
-        again = settings.telegram.repeat_after if again is None else again
-        alerts.repeated(options.key, options.title, text, options.level, again)
-    elif options.resolve:
-        alerts.recovered(options.resolve, options.title, text)
-    elif text or file:
-        alerts.inform(options.title, text, options.level)
-    letters = alerts.written if text or file else post.outbox.letters()
+        return Exit.REFUSED if post.account.unsafe else Exit.PROBLEM
+    file, code = options.document or options.photo, Exit.DONE
+    if file:
+        alerts.attached, text = read_file(Path(file), text)
+        code = Exit.DONE if alerts.attached is not None else Exit.PROBLEM
+    accept(options, alerts, text, settings.telegram.repeat_after)
+    letters = outbox.letters() if options.flush else alerts.written
     post.flush(options.budget)
     fates = [post.fate(letter) for letter in letters]
-    for why in {why for code, why in fates if code}:
+    for why in {why for late, why in fates if late}:
         cli.warn(f"not delivered: {why}")
-    codes = [*(code for code, _ in fates), Exit.PROBLEM if file and attached is None else Exit.DONE]
-    return Exit.REFUSED if post.unsafe else max(codes)
+    return Exit.REFUSED if post.account.unsafe else max([code, *(late for late, _ in fates)])
 
 
 @cli.script
@@ -136,21 +194,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit status."""
     options = parser().parse_args(argv)
     settings = config.load(options.config)
-    outbox = Outbox(settings.state / "outbox")
+    outbox, now = Outbox(settings.state / "outbox"), time.time()
     if options.status:
-        cli.print_json(status(outbox, settings.state, time.time()))
+        show_status(status(outbox, now), options.json)
         return Exit.DONE
-    if options.flush:
-        return deliver(options, settings, "") if outbox.names() else Exit.DONE
-    if options.check:
-        return deliver(options, settings, "upkeep sends this to check the way.")
-    file = options.document or options.photo
-    from_stdin = options.text == "-" or (options.text is None and not file)
-    given = sys.stdin and sys.stdin.buffer.read(4_000_000) if from_stdin else options.text
-    text = message.clean(given or "")  # stdin is None when it was closed
-    if not text.strip() and not file:
-        raise OperatorError("nothing to send: the text is empty", Exit.USAGE)
-    return deliver(options, settings, text)
+    quiet = episodes.went_quiet(episodes.read(settings.state), now)
+    if options.flush and not outbox.paths() and not quiet:
+        return Exit.DONE
+    return deliver(options, settings, outbox)
 
 
 if __name__ == "__main__":

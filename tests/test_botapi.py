@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,6 +131,27 @@ def test_an_answer_that_drips_and_a_name_that_hangs_end_with_the_budget(
     release.set()
 
 
+def test_a_name_that_is_found_too_late_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program lives on after its call: what was told as not sent must not be sent later."""
+    release, resolve = threading.Event(), socket.getaddrinfo
+
+    def late(*args: Any, **options: Any) -> Any:
+        release.wait(60)
+        return resolve(*args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", late)
+    with BotApi() as api:
+        assert post(api.base, seconds=0.5).action == "retry"
+        worker = next(each for each in threading.enumerate() if "_work" in each.name)
+        release.set()
+        worker.join(20)
+        assert (worker.is_alive(), api.requests) == (False, [])
+
+
+def test_a_gateway_that_fails_late_may_hide_a_delivery() -> None:
+    assert [judge(502, b"", "", seconds).action for seconds in (1.0, 6.0)] == ["retry", "maybe"]
+
+
 def test_nothing_leaves_when_the_mark_cannot_be_set() -> None:
     def refuse() -> None:
         raise OSError("read-only")
@@ -165,6 +187,8 @@ def test_nothing_leaves_when_the_mark_cannot_be_set() -> None:
         (429, b'{"ok":false,"parameters":[1]}', "wait", 60),
         (400, b'{"ok":false}', "refused", 0),
         (302, b"", "stop", 0),
+        (413, b"<h1>413 Request Entity Too Large</h1>", "refused", 0),
+        (421, b'{"ok":false,"description":"Misdirected Request"}', "token", 0),
         (204, b"", "retry", 0),
     ],
 )

@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from upkeep import spare
 from upkeep.breaker import Breaker
 
 NOW = 1_800_000_000.0
@@ -62,9 +65,12 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
         assert breaker.open_until(NOW) > NOW
 
 
-def test_where_nothing_can_be_written_it_holds_for_this_process(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    breaker = Breaker(tmp_path / "file2" / "b.json")
-    (tmp_path / "file2").symlink_to("/proc/nothing")
+def test_where_nothing_can_be_written_it_holds_for_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spare, "ROOT", tmp_path / "none")
+    (tmp_path / "none").symlink_to("/proc/nothing")
+    breaker = Breaker(tmp_path / "none" / "b.json")
     breaker.failed(NOW, "x")
     assert breaker.open_until(NOW) > NOW
+    assert Breaker(tmp_path / "none" / "b.json").open_until(NOW) == 0.0

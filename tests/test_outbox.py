@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers import ROOT
 from upkeep import files
-from upkeep.outbox import MOST_LETTERS, Letter, Outbox
+from upkeep.outbox import MOST_BYTES, MOST_LETTERS, Letter, Outbox
 
 NOW = 1_800_000_000.0
 
@@ -23,12 +23,12 @@ def texts(outbox: Outbox) -> list[str]:
 
 def test_letters_come_back_as_they_were_and_in_order(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
-    assert outbox.names() == []
+    assert outbox.paths() == []
     first = Letter("-100", "ä\n😀", "7", "bold", silent=True, ttl=60.0)
     stored = [outbox.put(first, NOW), *(outbox.put(Letter("1", f"{n}"), NOW) for n in range(9))]
     assert outbox.letters() == stored
     assert stored[0].text == first.text
-    assert outbox.names() == sorted(os.listdir(tmp_path / "new"))
+    assert [path.name for path in outbox.paths()] == sorted(os.listdir(tmp_path / "new"))
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
     assert stored[0].path and stored[0].path.stat().st_mode & 0o777 == 0o600
 
@@ -51,7 +51,7 @@ def test_a_refused_letter_is_kept_with_the_reason(tmp_path: Path) -> None:
     letter = outbox.put(Letter("1", "x"), NOW)
     outbox.end([letter], "chat not found")
     assert outbox.fate(letter) == "chat not found"
-    assert outbox.names() == []
+    assert outbox.paths() == []
     kept = json.loads(next((tmp_path / "dead").iterdir()).read_text())
     assert (kept["text"], kept["why"]) == ("x", "chat not found")
     for number in range(120):
@@ -69,10 +69,34 @@ def test_what_is_too_old_or_too_much_is_given_up_and_told_once(tmp_path: Path) -
     outbox.tidy(NOW + 3601)
     notice, kept = texts(outbox)
     assert kept == "for ever"
-    assert "were given up (expired)" in notice
-    outbox.put(Letter("1", "older", ttl=1.0), NOW)
+    since = time.strftime("%F %R", time.localtime(NOW))
+    assert notice.startswith(f"3 message(s) since {since} were given up (expired), see ")
+    outbox.put(Letter("1", "later", ttl=1.0), NOW + 90)
+    outbox.mark([outbox.put(Letter("1", "odd"), NOW)] * 3, maybe=True)
     outbox.tidy(NOW + 3601)
-    assert len(texts(outbox)) == 2
+    notice, kept = texts(outbox)
+    why = "expired, sent 3 times without an answer"
+    assert notice.startswith(f"5 message(s) since {since} were given up ({why}), see ")
+
+
+def test_the_bytes_are_bounded_and_a_text_outlives_its_file(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    model = Letter("1", "a report", upload="document", file_name="r.csv")
+    for size in (3_000_000, 1_000_000, 4_500_000):
+        outbox.put(model, NOW, "", bytes(size))
+    outbox.tidy(NOW)
+    dropped = "a report\n(r.csv could not be sent: the outbox was full)"
+    assert texts(outbox) == [dropped, dropped, "a report"]
+    outbox.put(model, NOW, "", bytes(9_000_000))
+    outbox.tidy(NOW)
+    sizes = [file.stat().st_size for file in (tmp_path / "new").glob(".*")]
+    assert (texts(outbox), sizes) == ([dropped] * 3 + ["a report"], [9_000_000])
+    for number in range(MOST_LETTERS - 10):
+        outbox.put(Letter("1", f"{number} " + "\N{EURO SIGN}" * 3000), NOW)
+    outbox.tidy(NOW)
+    total = sum(path.stat().st_size for path in outbox.paths())
+    assert MOST_BYTES / 2 < total <= MOST_BYTES + 1000
+    assert "were given up (the outbox was full)" in texts(outbox)[0]
 
 
 def test_what_killed_senders_left_goes_after_an_hour(tmp_path: Path) -> None:
@@ -118,8 +142,9 @@ def test_foreign_files_are_set_aside_and_reported(tmp_path: Path) -> None:
     outbox.put(Letter("1", "big" * 100_000), NOW)
     (tmp_path / "new" / "link.json").symlink_to("/etc/hostname")
     (tmp_path / "new" / "deep.json").write_text("[" * 50_000)
+    (tmp_path / "new" / "odd.json").write_text('{"chat": "1", "text": "x", "upload": "message"}')
     assert texts(outbox) == ["good"]
-    assert len(files.set_aside) == 3
+    assert len(files.set_aside) == 4
     files.set_aside.clear()
     assert texts(outbox) == ["good"]
 

@@ -79,18 +79,89 @@ def test_a_chat_with_a_minus_and_a_thread(config: Path) -> None:
     assert (api.messages[0]["chat_id"], api.messages[0]["message_thread_id"]) == ("-1001234", "77")
 
 
-def test_check_names_what_is_wrong_and_sends_a_silent_message(config: Path) -> None:
+def test_check_says_that_all_is_good_and_sends_a_silent_message(config: Path) -> None:
     with BotApi() as api:
         done = alert("--check", config=config, api=api)
-        assert (done.returncode, done.stdout.count("good")) == (0, 2)
-        assert api.messages[0]["disable_notification"] is True
-        api.chats = ("1",)
+    assert (done.returncode, done.stdout) == (0, "token: good\nchat 4242: good\n")
+    assert api.messages[0]["disable_notification"] is True
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        ("502", "network: the server failed (HTTP 502)"),
+        ("portal", "network: HTTP 200 from something that is not the Bot API"),
+        ("429:90", "network: Too Many Requests: retry after 90"),
+        (
+            "401:Unauthorized",
+            "token: the token was refused (Unauthorized): mend TELEGRAM_BOT_TOKEN",
+        ),
+    ],
+)
+def test_check_has_one_line_for_what_is_wrong(config: Path, fault: str, line: str) -> None:
+    with BotApi() as api:
+        api.always = fault
         done = alert("--check", config=config, api=api)
-        assert (done.returncode, "4242: Bad Request: chat not found" in done.stdout) == (1, True)
-        api.always = "401:Unauthorized"
+    assert (done.returncode, done.stdout, done.stderr) == (1, f"{line}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        ("400:Bad Request: chat not found", "mend TELEGRAM_CHAT_ID, or write to the bot first"),
+        ("403:Forbidden: bot is not a member of the channel chat", "add the bot to the group"),
+        ("403:Forbidden: bot was kicked from the group chat", "add the bot to the group again"),
+        ("403:Forbidden: bot was blocked by the user", "unblock the bot"),
+    ],
+)
+def test_check_says_what_mends_a_chat(config: Path, fault: str, line: str) -> None:
+    with BotApi() as api:
+        api.script("ok", fault)
         done = alert("--check", config=config, api=api)
-        assert (done.returncode, "the token was refused" in done.stdout) == (1, True)
-    assert len(api.messages) == 1
+    told = f"token: good\nchat 4242: {fault[4:]}: {line}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, told, "")
+
+
+def test_check_asks_nothing_before_the_time_that_the_server_named(config: Path) -> None:
+    with BotApi() as api:
+        for limit, words in (("429:30", "chat 4242: Too Many"), ("429:300", "network: Too Many")):
+            api.script(limit)
+            alert("hello", config=config, api=api)
+            before = len(api.sends)
+            done = alert("--check", config=config, api=api)
+            assert (done.returncode, words in done.stdout) == (1, True)
+            assert "not asked again before 20" in done.stdout
+            assert len(api.sends) == before
+            (config.parent / "var/outbox/breaker.json").unlink()
+
+
+def test_what_was_mended_is_tried_at_once_by_a_check(home: Path, config: Path) -> None:
+    with BotApi() as api:
+        api.script("403:Forbidden: bot was kicked from the group chat")
+        assert alert("one", config=config, api=api).returncode == 1
+        assert alert("two", config=config, api=api).returncode == 5
+        assert alert("--check", config=config, api=api).returncode == 0
+    assert api.texts[0].split("\n")[0] == "two"
+    assert waiting(home) == []
+
+
+def test_repeats_of_a_key_that_went_quiet_are_told_by_a_flush(home: Path, config: Path) -> None:
+    with BotApi() as api:
+        args = ("--key", "db1", "--chat", "-5:7", "--title", "db1 is down", "no answer")
+        for _ in range(3):
+            assert alert(*args, config=config, api=api).returncode == 0
+        assert alert("--flush", config=config, api=api).returncode == 0
+        assert len(api.messages) == 1
+        file = home / "var/alerts.json"
+        record = json.loads(file.read_text())
+        record["db1"]["told"] -= 901
+        file.write_text(json.dumps(record))
+        for _ in range(2):
+            assert alert("--flush", config=config, api=api).returncode == 0
+    assert len(api.messages) == 2
+    assert (api.messages[1]["chat_id"], api.messages[1]["message_thread_id"]) == ("-5", "7")
+    assert api.texts[1].startswith("db1 is down\nrepeated 2x since 20")
+    assert ", quiet now\n" in api.texts[1]
 
 
 def test_status_tells_what_waits_and_why(config: Path) -> None:
@@ -98,6 +169,9 @@ def test_status_tells_what_waits_and_why(config: Path) -> None:
         api.script("429:500")
         alert("hello", config=config, api=api)
         found = json.loads(alert("--status", "--json", config=config, api=api).stdout)
+        lines = alert("--status", config=config, api=api).stdout.splitlines()
+        assert lines[0].startswith("1 waiting, the oldest for ")
+        assert (lines[1], lines[2][:29]) == ("0 given up", "Telegram: not asked before 20")
     assert (found["queued"], found["dead"]) == (1, 0)
     assert found["oldest_age_seconds"] >= 0
     assert found["breaker_open_until"] - time.time() > 400
@@ -115,6 +189,20 @@ def test_an_exposed_env_file_sends_nothing_and_keeps_the_message(home: Path, con
         env.chmod(0o640)
         assert run_script("telegram_alert", "--flush", "--config", config).returncode == 0
     assert api.texts[0].startswith("hello\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file away")
+def test_an_env_file_of_another_user_is_not_trusted(home: Path, config: Path) -> None:
+    with BotApi() as api:
+        env = home / ".env"
+        env.write_text("".join(f"{name}='{value}'\n" for name, value in api.env.items()))
+        env.chmod(0o600)
+        os.chown(env, 65534, 65534)
+        done = run_script("telegram_alert", "hello", "--config", config)
+        assert (done.returncode, "user 65534 owns it" in done.stderr) == (3, True)
+        done = run_script("telegram_alert", "--check", "--config", config)
+        assert (done.returncode, done.stdout[:5], done.stdout.count("\n")) == (3, ".env:", 1)
+    assert (len(waiting(home)), api.requests) == (1, [])
 
 
 def test_a_document_and_a_photo_arrive_with_the_text(home: Path, config: Path) -> None:
@@ -347,6 +435,19 @@ def test_through_a_proxy(config: Path) -> None:
         done = run_script("telegram_alert", "hello", "--config", config, env=env)
         assert done.returncode == 5
     assert TOKEN not in done.stderr
+
+
+def test_a_proxy_in_the_env_file_is_used_and_no_proxy_is_honoured(home: Path, config: Path) -> None:
+    with BotApi() as api:
+        env = home / ".env"
+        env.write_text(f"HTTP_PROXY='{api.base}'\nTELEGRAM_API_BASE='http://api.example.org'\n")
+        env.chmod(0o600)
+        secrets = {key: api.env[key] for key in ("TELEGRAM_BOT_TOKEN", "TELEGRAM_CHAT_ID")}
+        done = run_script("telegram_alert", "hello", "--config", config, env=secrets)
+        assert (done.returncode, len(api.messages)) == (0, 1)
+        own = {**api.env, "HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
+        done = run_script("telegram_alert", "hello", "--config", config, env=own)
+        assert (done.returncode, len(api.messages)) == (0, 2)
 
 
 def test_two_502_are_ridden_out_with_growing_waits(config: Path) -> None:

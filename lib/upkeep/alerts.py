@@ -10,13 +10,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from upkeep import cli, files, message, units
+from upkeep import cli, episodes, message, spare, units
 from upkeep.config import Config
 from upkeep.errors import OperatorError
 from upkeep.outbox import Letter
 from upkeep.telegram import Post
-
-EPISODES = files.records_of({"since": float, "told": float, "count": int})
 
 
 class Alerts:
@@ -37,30 +35,56 @@ class Alerts:
     def __exit__(self, *_: object) -> None:
         if self._post and self.written:
             self._post.flush()
-            cli.warn(self._post.unsafe) if self._post.unsafe else None
+            if self._post.account.unsafe:
+                cli.warn(self._post.account.unsafe)
 
     def problem(self, key: str, title: str, body: str = "", level: str = "warning") -> None:
         """Open the episode `key`, or continue it: told now, then every `remind_after`."""
-        self.repeated(key, title, body, level, self._settings.telegram.remind_after)
+        self._tell(key, title, body, level, self._settings.telegram.remind_after, 0.0)
 
     def repeated(self, key: str, title: str, body: str, level: str, again_after: float) -> None:
-        """Like `problem`, told again `again_after` seconds after it was told."""
+        """Like `problem`, told again `again_after` seconds after it was told.
+
+        Repeats that were only counted are told by `tell_quiet` when no more come.
+        """
+        self._tell(key, title, body, level, again_after, float(again_after))
+
+    def _tell(
+        self, key: str, title: str, body: str, level: str, again_after: float, quiet_after: float
+    ) -> None:
         now = time.time()
-        with self._episodes() as episodes:
-            episode = episodes.setdefault(key, {"since": now, "told": 0.0, "count": 0})
+        new = {
+            "since": now,
+            "told": 0.0,
+            "count": 0,
+            "quiet_after": quiet_after,
+            "title": (title or body).partition("\n")[0][:200],
+            "chat": self.model.chat,
+            "thread": self.model.thread,
+        }
+        with self._episodes() as open_now:
+            episode = open_now.setdefault(key, new)
             if 0 <= now - episode["told"] < again_after:
                 episode["count"] += 1
                 return
             if episode["told"]:
-                since = units.local_time(episode["since"])
-                body = f"{body}\nrepeated {episode['count'] + 1}x since {since}".lstrip()
+                body = f"{body}\n{episodes.repeats(episode, 1)}".lstrip()
             self.inform(title, body, level)
             episode.update(told=now, count=0)
 
+    def tell_quiet(self) -> None:
+        """Tell the counted repeats of what went quiet."""
+        with self._episodes() as open_now:
+            for key in episodes.went_quiet(open_now, time.time()):
+                episode = open_now[key]
+                self.model = replace(self.model, chat=episode["chat"], thread=episode["thread"])
+                self.inform(episode["title"], f"{episodes.repeats(episode)}, quiet now")
+                episode["count"] = 0
+
     def recovered(self, key: str, title: str, body: str = "") -> None:
         """Close the episode `key` with one message, if it is open."""
-        with self._episodes() as episodes:
-            if (episode := episodes.pop(key, None)) and title + body:
+        with self._episodes() as open_now:
+            if (episode := open_now.pop(key, None)) and title + body:
                 lasted = units.format_duration(max(0.0, time.time() - episode["since"]))
                 body = f"{body}\nrecovered after {lasted} ({episode['count']} repeats)".lstrip()
                 self.inform(title, body)
@@ -85,15 +109,13 @@ class Alerts:
 
     @contextlib.contextmanager
     def _episodes(self) -> Iterator[dict[str, Any]]:
-        """The open episodes. Where they can't be kept, every problem is a new one."""
-        file, episodes = self._settings.state / "alerts.json", {}
-        lock = files.lock(self._settings.state / "lock/alerts.lock", 5.0, "another alert")
+        """The open episodes, to be changed."""
+        lock = spare.lock(self._settings.state / "lock/alerts.lock", 2.0, "another alert")
         with contextlib.ExitStack() as stack:
-            with contextlib.suppress(OSError, OperatorError):
+            with contextlib.suppress(OSError, OperatorError):  # without it, one may be told twice
                 stack.enter_context(lock)
-                episodes = files.read_state(file, EPISODES)
-            before = repr(episodes)
-            yield episodes
-            if repr(episodes) != before:
-                with contextlib.suppress(OSError):
-                    files.write_state(file, episodes)
+            found = episodes.read(self._settings.state)
+            before = repr(found)
+            yield found
+            if repr(found) != before:
+                spare.write_state(self._settings.state / "alerts.json", found)

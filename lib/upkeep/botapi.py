@@ -24,15 +24,30 @@ _TROUBLES = {  # what stands in an exception, whose own text holds the token; in
     "": "no connection (network? proxy? TELEGRAM_API_BASE?)",
 }
 
+_MENDS = {  # what stands in a description: what an operator can do
+    "chat not found": "mend TELEGRAM_CHAT_ID, or write to the bot first",
+    "blocked": "unblock the bot",
+    "deactivated": "mend TELEGRAM_CHAT_ID",
+    "kicked": "add the bot to the group again",
+    "not a member": "add the bot to the group",
+    "deleted": "mend TELEGRAM_CHAT_ID",
+    "initiate": "write to the bot first",
+    "not enough rights": "let the bot send messages there",
+}
+SLOW_SECONDS = 5.0  # a gateway that answers later may have passed the message on
+
 # urllib3 logs the address of every request, and the token is a part of it.
 logging.getLogger("urllib3.connectionpool").addFilter(lambda line: "/bot" not in line.getMessage())
 
 
 class Verdict(NamedTuple):
-    """What an answer means: delivered · retry (not sent) · maybe (perhaps sent) · stop (not sent,
-    no use to retry soon) · wait (`seconds`, the server's word) · token, chat (refused until an
-    operator mends it) · change (again at once, with these fields changed) · split (too long) ·
-    refused (for good)."""
+    """What an answer means.
+
+    delivered · retry (not sent) · maybe (perhaps sent) · unanswered (perhaps sent, twice) · stop
+    (not sent, no use to retry soon) · wait (`seconds`, the server's word) · token, chat (refused
+    until an operator mends it) · change (again at once, with these fields changed) · split (too
+    long) · refused (for good).
+    """
 
     action: str
     why: str = ""
@@ -40,11 +55,17 @@ class Verdict(NamedTuple):
     change: dict[str, str] = {}  # noqa: RUF012
 
 
-def judge(status: int, answer: bytes, retry_after: str = "") -> Verdict:
-    """Classify an HTTP answer (core.telegram.org/bots/api#making-requests). Only JSON with "ok" is
-    the API's own word: proxies and captive portals answer, too, with a header `retry_after`."""
-    if status >= 500:  # a gateway that gave up waiting may hide a delivery
-        return Verdict("maybe" if status == 504 else "retry", f"the server failed (HTTP {status})")
+def judge(status: int, answer: bytes, retry_after: str = "", seconds: float = 0.0) -> Verdict:
+    """Classify an HTTP answer that took `seconds` (core.telegram.org/bots/api#making-requests).
+
+    Only JSON with "ok" is the API's own word: proxies and captive portals answer, too, with a
+    header `retry_after`.
+    """
+    if status >= 500:
+        hidden = status == 504 or seconds > SLOW_SECONDS
+        return Verdict("maybe" if hidden else "retry", f"the server failed (HTTP {status})")
+    if status == 413:
+        return Verdict("refused", "it is too large (HTTP 413)")
     try:
         body = json.loads(answer)
     except (ValueError, RecursionError):
@@ -62,8 +83,8 @@ def judge(status: int, answer: bytes, retry_after: str = "") -> Verdict:
         return Verdict("delivered")
     if status == 429:
         return Verdict("wait", why, _hold(details.get("retry_after", retry_after)))
-    if status in (401, 404):
-        return Verdict("token", f"the token was refused ({why})")
+    if status in (401, 404, 421):
+        return Verdict("token", f"the token was refused ({why}): mend TELEGRAM_BOT_TOKEN")
     if "too long" in why:
         return Verdict("split", why)
     if type(moved) is int:
@@ -71,8 +92,10 @@ def judge(status: int, answer: bytes, retry_after: str = "") -> Verdict:
     if "thread not found" in why or "entit" in why:
         fields = ("message_thread_id",) if "thread" in why else ("entities", "parse_mode")
         return Verdict("change", why, change=dict.fromkeys(fields, ""))
-    lost = status == 403 or "chat not found" in why or "not enough rights" in why
-    return Verdict("chat" if lost else "refused", why)
+    mend = next((words for needle, words in _MENDS.items() if needle in why), "")
+    if status == 403 or mend:
+        return Verdict("chat", f"{why}: {mend}" if mend else why)
+    return Verdict("refused", why)
 
 
 def _hold(value: object) -> float:
@@ -82,22 +105,26 @@ def _hold(value: object) -> float:
 
 
 class Call(HTTPAdapter):
-    """One POST in a thread of its own: nothing else bounds DNS or an answer that drips. `timeouts`:
-    seconds for TCP, and for TLS or the answer. `before_send` is called right before the first byte
-    leaves; when it raises OSError, nothing is sent."""
+    """One POST in a thread of its own: nothing else bounds DNS or an answer that drips.
+
+    `timeouts`: seconds for TCP, and for TLS or the answer. `before_send` is called right before the
+    first byte leaves; when it raises OSError, nothing is sent. `maybe_sent`: it has left.
+    """
 
     def __init__(self, timeouts: tuple[float, float], before_send: Callable[[], None]) -> None:
         super().__init__(max_retries=0)
         self._timeouts, self._before_send = timeouts, before_send
-        self._maybe_sent = False
+        self.maybe_sent = False
+        self._sent_at = self._end = 0.0
         self._verdict: Verdict | None = None
 
     def post(self, url: str, proxies: dict[str, str], end: float, **content: Any) -> Verdict:
         """POST `content`, keywords of requests, to `url`, until `end` (monotonic) at most."""
+        self._end = end
         work = threading.Thread(target=self._work, args=(url, proxies, content), daemon=True)
         work.start()
         work.join(max(0.0, end - time.monotonic()))
-        late = Verdict("maybe" if self._maybe_sent else "retry", "no answer before the time was up")
+        late = Verdict("maybe" if self.maybe_sent else "retry", "no answer before the time was up")
         return self._verdict or late
 
     def cert_verify(self, conn: Any, *args: Any, **options: Any) -> None:
@@ -115,8 +142,10 @@ class Call(HTTPAdapter):
 
             def connect(self) -> None:
                 super().connect()
+                if time.monotonic() >= call._end:  # nobody waits for it any more
+                    raise TimeoutError
                 call._before_send()
-                call._maybe_sent = True
+                call.maybe_sent, call._sent_at = True, time.monotonic()
 
         conn.ConnectionCls = Connection
 
@@ -129,12 +158,12 @@ class Call(HTTPAdapter):
                 session.proxies.update(proxies)
                 response = session.post(url, timeout=self._timeouts, **options)
                 body = response.raw.read(1 << 20, decode_content=True)
-            self._verdict = judge(
-                response.status_code, body, response.headers.get("Retry-After", "")
-            )
+            retry_after = response.headers.get("Retry-After", "")
+            took = time.monotonic() - self._sent_at
+            self._verdict = judge(response.status_code, body, retry_after, took)
         except Exception as error:  # whatever it is, its text may hold the token
             told = f"{type(error).__name__} {error!r}".lower()
             trouble = next(words for needle, words in _TROUBLES.items() if needle in told)
             unsent = Verdict("stop" if "certificate" in told else "retry", f"Bot API: {trouble}")
             lost = "no answer in time" if "timed out" in told else "the answer broke off"
-            self._verdict = Verdict("maybe", f"Bot API: {lost}") if self._maybe_sent else unsent
+            self._verdict = Verdict("maybe", f"Bot API: {lost}") if self.maybe_sent else unsent

@@ -1,11 +1,10 @@
 """A circuit breaker that several processes share through one small file."""
 
-import contextlib
 import random
 from pathlib import Path
 from typing import Any
 
-from upkeep import files
+from upkeep import files, spare
 
 MOST_SECONDS = 48 * 3600.0
 RECORDS = files.records_of({"until": float, "why": str, "fails": int})
@@ -15,14 +14,12 @@ class Breaker:
     """Whether a service may be asked, or several in one file, by `name`. Times are Unix seconds.
 
     A failure closes it off for 30 s, each more for twice as long, up to 600 s; a success ends that.
-    Without a writable file it works in this process only. Hold a lock of your own around changes.
+    Hold a lock of your own around changes.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.records: dict[str, Any] = {}
-        with contextlib.suppress(OSError):
-            self.records = files.read_state(path, RECORDS)
+        self.records: dict[str, Any] = spare.read_state(path, RECORDS)
 
     def open_until(self, now: float, name: str = "api") -> float:
         """Until when not to ask; 0.0: now. An end beyond 48 h comes from a wrong clock."""
@@ -35,13 +32,9 @@ class Breaker:
         doubled = min(600.0, 30.0 * 2.0 ** min(fails - 1, 9)) * random.uniform(0.8, 1.2)
         until = now + min(pause or doubled, MOST_SECONDS)
         self.records[name] = {"until": until, "why": why, "fails": fails}
-        self._write()
+        spare.write_state(self._path, self.records)
 
     def succeeded(self, name: str = "api") -> None:
         """Close it."""
         if self.records.pop(name, None):
-            self._write()
-
-    def _write(self) -> None:
-        with contextlib.suppress(OSError):
-            files.write_state(self._path, self.records)
+            spare.write_state(self._path, self.records)

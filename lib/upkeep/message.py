@@ -1,5 +1,6 @@
 """The text of a message: any bytes made readable, and cut into parts that fit."""
 
+import itertools
 import re
 from html import unescape
 
@@ -9,10 +10,10 @@ TAGS_MOST = 20  # open at a cut: with more of them every part would be longer th
 
 _MARKUP = re.compile(  # core.telegram.org/bots/api#html-style
     r"<(?P<end>/?)(?P<name>a|b|strong|i|em|u|ins|s|strike|del|span|tg-[a-z]+|code|pre|blockquote)"
-    r"(?:\s[^<>]*)?>|&(?:lt|gt|amp|quot|#\d+|#x[0-9a-f]+);",
+    r"(?:\s(?:\"[^\"]*\"|'[^']*'|[^<>\"'])*)?>|&(?:lt|gt|amp|quot|#\d+|#x[0-9a-f]+);",
     re.IGNORECASE,
 )
-_TORN = re.compile(r"(?:<[^<>]{0,1000}|&[#\w]{0,9})\Z")
+_LONGEST_TAG = 2000
 _DROPPED = dict.fromkeys([0x0D, *range(0x2028, 0x202F)])  # the server drops these, too
 _BLANKED = dict.fromkeys([*(code for code in range(32) if code not in (9, 10, 13)), 0x7F], " ")
 
@@ -35,6 +36,13 @@ def plain(html: str) -> str:
     return _MARKUP.sub(lambda found: "" if found["name"] else unescape(found[0]), html)
 
 
+def ends(text: str, head: int, tail: int) -> str:
+    """The first `head` and the last `tail` UTF-16 units of a long text."""
+    begin = len(text) - tail // 2
+    begin += next((at for at in range(64) if not _joined(text, begin + at)), 0)
+    return f"{text[: _cut(text, head)].rstrip()}\n[...]\n{text[begin:].lstrip()}"
+
+
 def split(text: str, most: int = TEXT_MOST, *, html: bool = False) -> list[str]:
     """Parts of at most `most` UTF-16 units, cut behind line ends or else blanks where there are.
 
@@ -44,8 +52,8 @@ def split(text: str, most: int = TEXT_MOST, *, html: bool = False) -> list[str]:
     opened: list[re.Match[str]] = []
     while text:
         end = _cut(text, most)
-        if html and end < len(text) and (torn := _TORN.search(text, 0, end)):
-            end = torn.start() or end
+        if html and end < len(text):
+            end = _outside_tags(text, end)
         part, text = "".join(tag[0] for tag in opened) + text[:end], text[end:]
         opened.clear()
         for tag in _MARKUP.finditer(part) if html else ():
@@ -66,13 +74,31 @@ def _cut(text: str, most: int) -> int:
         return end
     found = text.rfind("\n", end // 2, end)
     end = (found if found >= 0 else text.rfind(" ", end // 2, end)) + 1 or end
-    whole = (at for at in range(end, max(0, end - 64), -1) if not _joined(text[at - 1], text[at]))
+    whole = (at for at in range(end, max(0, end - 64), -1) if not _joined(text, at))
     return next(whole, end)
 
 
-def _joined(char: str, following: str) -> bool:
-    """Whether both are parts of what a reader sees as one character."""
+def _outside_tags(text: str, end: int) -> int:
+    """`end`, or the start of the tag or reference through which a cut there would go."""
+    for tag in _MARKUP.finditer(text, 0, end + _LONGEST_TAG):
+        if tag.end() > end:
+            return min(end, tag.start()) or end
+    return end
+
+
+def _joined(text: str, at: int) -> bool:
+    """Whether the characters on both sides of `at` are parts of what a reader sees as one."""
     import unicodedata
 
+    char, following = text[at - 1], text[at]
+    if _is_flag_half(char) and _is_flag_half(following):
+        halves = itertools.takewhile(_is_flag_half, reversed(text[:at]))
+        return sum(1 for _ in halves) % 2 == 1
     skin = "\U0001f3fb" <= following <= "\U0001f3ff"
-    return skin or "\u200d" in (char, following) or unicodedata.category(following)[0] == "M"
+    tag = "\U000e0020" <= following <= "\U000e007f"  # in the flags of Scotland and the like
+    mark = unicodedata.category(following)[0] == "M"
+    return skin or tag or mark or "\u200d" in (char, following)
+
+
+def _is_flag_half(char: str) -> bool:
+    return "\U0001f1e6" <= char <= "\U0001f1ff"
