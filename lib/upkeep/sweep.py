@@ -14,10 +14,9 @@ from fnmatch import translate
 
 from upkeep import inplace, openfiles, prune, timestamps, tree, units
 from upkeep.compress import LEFTOVER, compress
-from upkeep.openfiles import LeftAloneError
 from upkeep.settings import CleanupSettings
 from upkeep.text import printable
-from upkeep.tree import Found
+from upkeep.tree import Found, LeftAloneError
 
 DAY = 86400.0
 AGE_BUCKETS = (0, 1, 7, 30, 90, 365)

@@ -2,12 +2,16 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 NAME_DATE = re.compile(r"(?<!\d)(\d{4})(-?)(\d{2})\2(\d{2})(?!\d)", re.ASCII)
 _NUMBER = re.compile(r"\d{9,19}(\.\d+)?", re.ASCII)
 _ZONE_NAME = re.compile(r"(.*\d) ([A-Z]{2,5})", re.ASCII)
 _WIDEST_ZONE = timedelta(hours=12)  # local time is at most that far behind UTC
 _UNITS = ((1e11, 1.0), (1e14, 1e3), (1e17, 1e6), (1e20, 1e9))  # below this number, per second
+_EARLIEST = 1e9  # a smaller number of seconds (2001) is no time
+
+Times = list[float | None]  # Unix seconds
 
 
 def name_date(name: str) -> float | None:
@@ -22,6 +26,15 @@ def name_date(name: str) -> float | None:
     return max(ends, default=None)
 
 
+def record_times(values: list[Any]) -> Times:
+    """`record_time` of each value; fast where all are numbers of one unit."""
+    if {type(value) for value in values} <= {int, float}:
+        unit = _unit(min(values, default=0))
+        if unit and unit == _unit(max(values)):
+            return [value / unit for value in values]
+    return [record_time(value) for value in values]
+
+
 def record_time(value: object) -> float | None:
     """Unix seconds of a JSON value: a number since 1970, its magnitude tells the unit, or ISO 8601
     as loggers write it. Without a zone it is local time; no number is from before 2001."""
@@ -31,9 +44,15 @@ def record_time(value: object) -> float | None:
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
+    unit = _unit(value)
+    return value / unit if unit else None
+
+
+def _unit(number: float) -> float | None:
+    """How many of `number` make a second, None for one that is no time."""
     for limit, unit in _UNITS:
-        if value < limit:
-            return value / unit if value / unit >= 1e9 else None
+        if number < limit:
+            return unit if number / unit >= _EARLIEST else None
     return None
 
 
