@@ -65,12 +65,6 @@ def lease(fd: int, kind: int = fcntl.F_RDLCK) -> bool | None:
     return True
 
 
-def refuse_written(found: Found) -> None:
-    """Raise LeftAloneError when /proc shows that somebody writes the file; opens nothing."""
-    if others := writers(found.info):
-        raise LeftAloneError(describe(others))
-
-
 class Claim:
     """A file that nobody writes, locked and open for reading as `fd` in a with block; whoever wants
     to write it waits, where leases work. Raises LeftAloneError and OSError."""
@@ -86,7 +80,9 @@ class Claim:
     def _refuse(self) -> None:
         lock(self.fd)
         self._leased = lease(self.fd)
-        others = [] if self._leased else writers(self.found.info, 0.0)
+        if self._leased:
+            return
+        others = writers(self.found.info) or writers(self.found.info, 0.0)
         if others or self._leased is False:
             raise LeftAloneError(describe(others))
 
@@ -107,3 +103,14 @@ class Claim:
         self.found.refuse_changed(now)
         if self._leased and fcntl.fcntl(self.fd, fcntl.F_GETLEASE) == fcntl.F_UNLCK:
             raise LeftAloneError("another program opens it for writing")
+
+
+def delete(found: Found, dry_run: bool) -> None:
+    """Remove a file that nobody writes. Raises LeftAloneError and OSError."""
+    if dry_run:
+        if others := writers(found.info):
+            raise LeftAloneError(describe(others))
+        return
+    with Claim(found) as claim:
+        claim.check()
+        os.unlink(found.name, dir_fd=found.directory)

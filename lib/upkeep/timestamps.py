@@ -1,5 +1,8 @@
 """When a file or a record is from. What is not clear is None; in doubt the later time counts."""
 
+import importlib.util
+import json
+import os
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -71,4 +74,65 @@ def _text_time(text: str) -> float | None:
             when += timedelta(days=7 if "W" in text else 1)
         return _latest(when)
     except (ValueError, OverflowError):
+        return None
+
+
+def _refuse(constant: str) -> object:
+    raise ValueError(constant)  # NaN and Infinity are no JSON
+
+
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object] | None:
+    return dict(pairs) if len(dict(pairs)) == len(pairs) else None
+
+
+_plain = json.JSONDecoder(parse_constant=_refuse).decode
+_strict = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_without_repeats).decode
+_NO_RECORD = (ValueError, RecursionError, TypeError, LookupError)
+
+
+def _quick(raw: bytes) -> Any:
+    return _plain(raw.decode())
+
+
+def _careful(raw: bytes) -> Any:
+    return _strict(raw.decode())
+
+
+class Reader:
+    """Reads the times in the key `name` of records. With orjson (the extra "fast") most lines are
+    read faster, to the same end."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._quoted = json.dumps(name, ensure_ascii=False).encode()
+        self._mark = os.urandom(8).hex()
+        fast = importlib.util.find_spec("orjson")
+        self._parse: Any = importlib.import_module("orjson").loads if fast else _quick
+
+    def times(self, lines: list[bytes]) -> Times:
+        """The time of each line in Unix seconds, None where it is not clear."""
+        try:
+            return self._together(lines)
+        except _NO_RECORD:
+            return [self.time(line) for line in lines]
+
+    def _together(self, lines: list[bytes]) -> Times:
+        """Parse `lines` as one array, which is a lot faster. A mark nobody can know stands between
+        them: found where it was put, it proves that every line is one JSON value."""
+        if {line.count(self._quoted) for line in lines} != {1}:
+            raise ValueError
+        between = f',"{self._mark}",'.encode()
+        values = self._parse(b"[" + between.join(lines) + b"]")
+        if values[1::2] != [self._mark] * (len(lines) - 1) or not len(values) % 2:
+            raise ValueError
+        return record_times([record[self._name] for record in values[::2]])
+
+    def time(self, line: bytes) -> float | None:
+        """The time of one line."""
+        # A key twice, in an inner object or written with escapes needs the strict parser.
+        for parse in (self._parse, _careful) if line.count(self._quoted) == 1 else (_careful,):
+            try:
+                return record_time(parse(line)[self._name])
+            except _NO_RECORD:
+                continue
         return None

@@ -92,19 +92,28 @@ def walk(
 ) -> Iterator[Found]:
     """Files of any kind on the file system of `root` that are wanted; a directory that somebody
     holds an flock on is left alone."""
-    with opened(root) as top:
-        mount, pending = _mount(top), [""]
-        while pending and not stopped():
-            folder = pending.pop()
-            shown = f"{root}/{folder}"
-            try:
-                with opened(folder, top) as directory:
-                    _refuse(directory, mount)
-                    yield from _files(directory, shown, folder, wanted, pending)
-            except FileNotFoundError:  # it went meanwhile
-                continue
-            except (LeftAloneError, OSError) as error:
-                trouble(shown, error)
+    try:
+        with opened(root) as top:
+            yield from _below(root, top, wanted, trouble, stopped)
+    except OSError as error:
+        trouble(root, error)
+
+
+def _below(
+    root: str, top: int, wanted: Wanted, trouble: Trouble, stopped: Callable[[], bool]
+) -> Iterator[Found]:
+    mount, pending = _mount(top), [""]
+    while pending and not stopped():
+        folder = pending.pop()
+        shown = f"{root}/{folder}"
+        try:
+            with opened(folder, top) as directory:
+                _refuse(directory, mount)
+                yield from _files(directory, shown, folder, wanted, pending)
+        except FileNotFoundError:  # it went meanwhile
+            continue
+        except (LeftAloneError, OSError) as error:
+            trouble(shown, error)
 
 
 def _refuse(directory: int, mount: tuple[int, str]) -> None:
