@@ -38,9 +38,10 @@ EXAMPLES = """\
   cleanup.py --dry-run                     # what would the rules of upkeep.toml do tonight?
   cleanup.py /srv/app/data --match '*.jsonl' --older-than 30d --action prune   # old records
 """
-COUNTS = (*DONE.values(), "pruned_records", "kept_malformed", "freed_bytes")
+COUNTS = ("matched", "pruned_records", "kept_malformed", "freed_bytes")
 MOST_SHOWN = 20  # files in the text report
 NO_OPTIONS = ("paths", "allow_all", "remove_empty_dirs")
+BRAKED = ("delete", "truncate")
 BRAKE_FILES, BRAKE_TIMES, BRAKE_DAYS = 100, 10, 30
 RULE_KEYS = {n: key for n, key in keys(CleanupSettings).items() if n not in NO_OPTIONS}
 
@@ -100,9 +101,9 @@ class Stop:
 def sweep(work: Sweep, args: argparse.Namespace, memory: dict[str, Any]) -> Report:
     """Clean up by one rule, or only show how. `memory`: what the last run left for the brake."""
     work.prepare()
-    report = Report(work.rule.name)
+    report = Report(work.rule.name, work.rule.action)
     if not args.dry_run and not args.force:
-        held = Report(work.rule.name)
+        held = Report(work.rule.name, work.rule.action)
         for _ in replace(work).plan(held):
             pass
         held.refused = brake(work, held, memory)
@@ -115,7 +116,7 @@ def sweep(work: Sweep, args: argparse.Namespace, memory: dict[str, Any]) -> Repo
         report.refused = brake(work, report, memory)
     if work.rule.remove_empty_dirs:
         remove_empty(work.roots, report.folders)
-    missing = work.needed_bytes - report.counts["freed_bytes"]
+    missing = work.needed_bytes - report.freed_bytes
     if work.needed_bytes and missing > 0 and not work.stopped():
         report.unreached = f"{units.format_size(missing)} more than the budget cannot be freed"
     return report
@@ -138,7 +139,7 @@ def brake(work: Sweep, report: Report, memory: dict[str, Any]) -> str:
         return ""
     most = BRAKE_FILES + BRAKE_TIMES * memory["deleted"].get(work.rule.name, 0)
     why = wrong_clock(work.now, report, memory)
-    if work.rule.action in ("delete", "truncate") and taken > most and taken * 2 > matched:
+    if work.rule.action in BRAKED and taken > most and taken * 2 > matched:
         why = (
             why or f"it would take {taken} of {matched} files, more than half and more than {most}"
         )
@@ -160,7 +161,7 @@ def remove_empty(roots: list[str], folders: set[str]) -> None:
 def show_progress(found: Found, report: Report) -> None:
     """Say on a terminal how far a long run is."""
     if sys.stderr.isatty():
-        freed = units.format_size(report.counts["freed_bytes"])
+        freed = units.format_size(report.freed_bytes)
         line = f"{report.rule}: {report.matched} files, {freed}, {printable(found.folder, 60)}"
         sys.stderr.write(f"\r\x1b[K{line}\r")
 
@@ -184,8 +185,8 @@ def row(report: Report) -> dict[str, object]:
         "rule": report.rule,
         "outcome": report.outcome,
         "reason": report.refused or report.unreached,
-        "matched": report.matched,
-        **{name: report.counts[name] for name in COUNTS},
+        **{name: getattr(report, name) for name in COUNTS},
+        **{name: report.done * (action == report.action) for action, name in DONE.items()},
         "skipped": [{"path": path, "reason": reason} for path, reason in report.skipped],
         "errors": [{"path": path, "reason": reason} for path, reason in report.errors],
         "age_histogram": [
@@ -197,10 +198,9 @@ def row(report: Report) -> dict[str, object]:
 
 def lines(report: Report) -> Iterator[str]:
     """A report for people."""
-    steps = sum(report.counts[name] for name in DONE.values())
-    freed = units.format_size(report.counts["freed_bytes"])
-    found, skipped = report.matched, len(report.skipped)
-    yield f"{report.rule}: {report.outcome}: {steps} of {found} files, {freed}, {skipped} skipped"
+    freed, skipped = units.format_size(report.freed_bytes), f"{len(report.skipped)} skipped"
+    files = f"{report.done} of {report.matched} files"
+    yield f"{report.rule}: {report.outcome}: {files}, {freed}, {skipped}"
     for path, reason in report.skipped[:MOST_SHOWN]:
         yield f"  skipped {printable(path)}: {reason}"
     for days, count, size in histogram(report):
@@ -243,7 +243,7 @@ def run_rules(
         report = sweep(Sweep(rule, now, stop, args.dry_run, show_progress), args, memory)
         wrong = wrong_clock(now, report, memory) and not args.force
         if not (report.refused or args.dry_run or wrong):
-            memory["deleted"][rule.name] = report.counts["deleted"] + report.counts["truncated"]
+            memory["deleted"][rule.name] = report.done * (rule.action in BRAKED)
             with contextlib.suppress(OSError):
                 files.write_state(state / "cleanup.json", {**memory, "time": now})
         yield report

@@ -15,9 +15,10 @@ from upkeep.tree import Found, LeftAloneError, lock
 Writer = tuple[int, str, bool]  # PID, name, whether it has the file open with O_APPEND
 _Table = dict[tuple[int, int], list[Writer]]
 _scan: tuple[float, _Table] = (float("-inf"), {})
+A_WHILE = 60.0  # seconds
 
 
-def writers(info: os.stat_result, most_seconds_old: float = 1.0) -> list[Writer]:
+def writers(info: os.stat_result, most_seconds_old: float = 0.0) -> list[Writer]:
     """Processes that have the file `info` is about open for writing, as far as /proc shows."""
     global _scan
     if time.monotonic() - _scan[0] >= most_seconds_old:
@@ -82,7 +83,7 @@ class Claim:
         self._leased = lease(self.fd)
         if self._leased:
             return
-        others = writers(self.found.info) or writers(self.found.info, 0.0)
+        others = writers(self.found.info, A_WHILE) or writers(self.found.info)
         if others or self._leased is False:
             raise LeftAloneError(describe(others))
 
@@ -108,7 +109,7 @@ class Claim:
 def delete(found: Found, dry_run: bool) -> None:
     """Remove a file that nobody writes. Raises LeftAloneError and OSError."""
     if dry_run:
-        if others := writers(found.info):
+        if others := writers(found.info, A_WHILE):
             raise LeftAloneError(describe(others))
         return
     with Claim(found) as claim:

@@ -1,17 +1,16 @@
 """One cleanup rule at work: which files it means, the plan, the steps, the report."""
 
 import contextlib
+import functools
 import heapq
 import math
 import os
 import re
 import stat
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
-from typing import NamedTuple
 
 from upkeep import inplace, openfiles, prune, timestamps, tree, units
 from upkeep.compress import LEFTOVER, compress
@@ -25,15 +24,10 @@ DONE = {"delete": "deleted", "compress": "compressed", "truncate": "truncated", 
 PROGRESS_FILES = 1000
 _AGES = [days * DAY for days in AGE_BUCKETS[1:]]
 _SIZE_BITS = 40
+_size = functools.lru_cache(units.format_size)
 
 
-class Step(NamedTuple):
-    """What was done with one file, or would be."""
-
-    found: Found
-    when: float
-    freed_bytes: int
-    records: int
+Step = tuple[Found, float, int, int]  # the file, its time, bytes freed, records pruned
 
 
 @dataclass
@@ -41,13 +35,17 @@ class Report:
     """What was done for one rule, or would be. Paths are as the file system has them."""
 
     rule: str
-    counts: Counter[str] = field(default_factory=Counter)
+    action: str
     skipped: list[tuple[str, str]] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
     ages: list[int] = field(default_factory=lambda: [0] * len(AGE_BUCKETS))  # files
     age_bytes: list[int] = field(default_factory=lambda: [0] * len(AGE_BUCKETS))
     matched: int = 0  # files that the globs mean
     chosen: int = 0  # files in the plan
+    done: int = 0  # files deleted, compressed, truncated or pruned
+    freed_bytes: int = 0
+    pruned_records: int = 0
+    kept_malformed: int = 0
     newest: float = 0.0  # mtime of all matched files
     folders: set[str] = field(default_factory=set)  # where a file was deleted
     refused: str = ""  # why the brake held it back
@@ -104,6 +102,14 @@ class Sweep:
     needed_bytes: int = 0  # to be freed for the budgets
     border: float = -math.inf  # the budgets take what is older than this second, ...
     border_bytes: int = 0  # ... and so much of that very second
+
+    def __post_init__(self) -> None:
+        """Limits as plain numbers: over them is what is from before `cutoff` and larger."""
+        old, large = self.rule.older_than, self.rule.larger_than
+        self.larger_than = -1 if large is None else large
+        self.cutoff = -math.inf if (old, large) == (None, None) else math.inf
+        if old is not None and self.rule.action != "prune":  # records have an age of their own
+            self.cutoff = self.now - old
 
     @property
     def roots(self) -> list[str]:
@@ -166,7 +172,7 @@ class Sweep:
 
     def _protect_newest(self) -> None:
         groups: dict[str, list[tuple[float, str]]] = {}
-        for found, when in self.files(Report(self.rule.name)):
+        for found, when in self.files(Report(self.rule.name, self.rule.action)):
             series = found.folder + timestamps.NAME_DATE.sub("*", found.name)
             group = groups.setdefault(series, [])
             heapq.heappush(group, (when, found.path))
@@ -177,16 +183,16 @@ class Sweep:
     def _draw_border(self) -> None:
         total, going = 0, 0
         rest = []  # the second and the bytes of a file as one number: 22 MB for 500,000 files
-        for found, when in self.files(Report(self.rule.name)):
+        for found, when in self.files(Report(self.rule.name, self.rule.action)):
             size = freeable(found.info)
             total += size
-            if found.path in self.newest or openfiles.writers(found.info):
+            if found.path in self.newest or openfiles.writers(found.info, openfiles.A_WHILE):
                 continue
             if self._over_limits(found, when):
                 going += size
             elif self.now - when > self.rule.min_age:
                 rest.append(int(when // 1) << _SIZE_BITS | size)
-        self.needed_bytes = max(self._over_budget(total), 0)
+        self.needed_bytes = self._missing(total)
         missing = self.needed_bytes - going
         rest.sort()
         for packed in rest:
@@ -196,41 +202,34 @@ class Sweep:
                 self.border, self.border_bytes = packed >> _SIZE_BITS, missing
             missing -= packed & (1 << _SIZE_BITS) - 1
 
-    def _over_budget(self, total: int) -> int:
+    def _missing(self, total: int) -> int:
         """Bytes that must go so that `total` and the free space are as the budgets want them."""
         disk = os.statvfs(next(filter(os.path.isdir, self.roots), "/"))
         target = self.rule.min_free or 0
         target = target * disk.f_blocks * disk.f_frsize if isinstance(target, float) else target
         over = 0 if self.rule.max_total is None else total - self.rule.max_total
-        return max(over, int(target) - disk.f_bavail * disk.f_frsize)
+        return max(over, int(target) - disk.f_bavail * disk.f_frsize, 0)
 
     def _over_limits(self, found: Found, when: float) -> bool:
-        """Whether the file goes by `older_than` and `larger_than`, which must both hold."""
-        old, large = self.rule.older_than, self.rule.larger_than
-        if old is not None and self.rule.action != "prune" and self.now - when <= old:
-            return False  # records have an age of their own
-        if large is not None:
-            return found.info.st_size > large
-        return old is not None
+        return when < self.cutoff and found.info.st_size > self.larger_than
 
-    def _chosen(self, found: Found, when: float) -> bool:
-        if self.newest and found.path in self.newest:
+    def _over_budget(self, found: Found, when: float) -> bool:
+        second = when // 1
+        if second > self.border or self.now - when <= self.rule.min_age:
             return False
-        if self._over_limits(found, when):
+        if second < self.border:
             return True
-        if when // 1 > self.border or self.now - when <= self.rule.min_age:
-            return False
-        if when // 1 == self.border:
-            missing, self.border_bytes = self.border_bytes, self.border_bytes - freeable(found.info)
-            return missing > 0
-        return True
+        missing, self.border_bytes = self.border_bytes, self.border_bytes - freeable(found.info)
+        return missing > 0
 
     def plan(self, report: Report) -> Iterator[tuple[Found, float]]:
         """The files that go: each decided when it is reached and not before."""
         for found, when in self.files(report):
             if when > self.now + DAY:
                 report.trouble(found.path, "dated in the future")
-            elif self._chosen(found, when):
+            elif self._over_limits(found, when) or self._over_budget(found, when):
+                if self.newest and found.path in self.newest:
+                    continue
                 if self.stopped():
                     return
                 report.chosen += 1
@@ -238,46 +237,47 @@ class Sweep:
 
     def run(self, report: Report) -> Iterator[Step]:
         """Carry the plan out, or find out what it would do; every step that is done."""
+        act = getattr(self, f"_{self.rule.action}")
         for found, when in self.plan(report):
             try:
-                freed, records = self._carry_out(found, report)
+                freed, records = act(found, report)
             except (LeftAloneError, OSError) as error:
                 report.trouble(found.path, error)
                 continue
-            if records or self.rule.action != "prune":
-                report.counts[DONE[self.rule.action]] += 1
-                report.counts["freed_bytes"] += freed
-                yield Step(found, when, freed, records)
+            if records or act != self._prune:
+                report.done += 1
+                report.freed_bytes += freed
+                yield found, when, freed, records
 
-    def _carry_out(self, found: Found, report: Report) -> tuple[int, int]:
-        """Do it, or find out what it would do. Returns the bytes freed and the records pruned."""
-        rule = self.rule
-        if rule.action == "compress":
-            return compress(found, self.dry_run), 0
-        if rule.action == "truncate":
-            return inplace.truncate(found, self.dry_run), 0
-        if rule.action == "prune":
-            cutoff = self.now - (rule.older_than or 0)
-            cut = prune.prune(found, cutoff, rule.timestamp_field, self.dry_run)
-            report.counts["kept_malformed"] += cut.malformed
-            report.counts["pruned_records"] += cut.records
-            return cut.size, cut.records
+    def _delete(self, found: Found, report: Report) -> tuple[int, int]:
         openfiles.delete(found, self.dry_run)
-        if rule.remove_empty_dirs and not self.dry_run:
+        if self.rule.remove_empty_dirs and not self.dry_run:
             report.folders.add(found.folder)
         return freeable(found.info), 0
 
+    def _compress(self, found: Found, _: Report) -> tuple[int, int]:
+        return compress(found, self.dry_run), 0
+
+    def _truncate(self, found: Found, _: Report) -> tuple[int, int]:
+        return inplace.truncate(found, self.dry_run), 0
+
+    def _prune(self, found: Found, report: Report) -> tuple[int, int]:
+        cutoff = self.now - (self.rule.older_than or 0)
+        cut = prune.prune(found, cutoff, self.rule.timestamp_field, self.dry_run)
+        report.kept_malformed += cut.malformed
+        report.pruned_records += cut.records
+        return cut.size, cut.records
+
     def describe(self, step: Step) -> str:
         """A line for people: what goes, and why."""
-        rule, age = self.rule, (self.now - step.when) / DAY
-        why = [f"over the budget, {age:.1f} d old"]
-        if self._over_limits(step.found, step.when):
-            why = ["old records"] if rule.action == "prune" else []
-            if rule.older_than is not None and not why:
-                why = [f"{age:.1f} d > {rule.older_than / DAY:g} d"]
-            if rule.larger_than is not None:
-                sizes = step.found.info.st_size, rule.larger_than
-                why.append(" > ".join(map(units.format_size, sizes)))
-        what = f"{step.records} records, " if step.records else ""
-        what += units.format_size(step.freed_bytes)
-        return f"{rule.action} {printable(step.found.path)} ({what}; {', '.join(why)})"
+        found, when, freed, records = step
+        rule, age = self.rule, (self.now - when) / DAY
+        if not self._over_limits(found, when):
+            why = f"over the budget, {age:.1f} d old"
+        elif rule.action == "prune":
+            why = f"{records} old records"
+        elif rule.older_than is None:
+            why = f"{_size(found.info.st_size)} > {_size(self.larger_than)}"
+        else:
+            why = f"{age:.1f} d > {rule.older_than / DAY:g} d"
+        return f"{rule.action} {printable(found.path)} ({_size(freed)}; {why})"
