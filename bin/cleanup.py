@@ -38,9 +38,10 @@ EXAMPLES = """\
   cleanup.py --dry-run                     # what would the rules of upkeep.toml do tonight?
   cleanup.py /srv/app/data --match '*.jsonl' --older-than 30d --action prune   # old records
 """
-COUNTS = ("matched", *DONE.values(), "pruned_records", "kept_malformed", "freed_bytes")
+COUNTS = ("matched", "pruned_records", "kept_malformed", "freed_bytes")
 MOST_SHOWN = 20  # files in the text report
 NO_OPTIONS = ("paths", "allow_all", "remove_empty_dirs")
+BRAKED = ("delete", "truncate")
 BRAKE_FILES, BRAKE_TIMES, BRAKE_DAYS = 100, 10, 30
 RULE_KEYS = {n: key for n, key in keys(CleanupSettings).items() if n not in NO_OPTIONS}
 
@@ -100,21 +101,22 @@ class Stop:
 def sweep(work: Sweep, args: argparse.Namespace, memory: dict[str, Any]) -> Report:
     """Clean up by one rule, or only show how. `memory`: what the last run left for the brake."""
     work.prepare()
-    report = Report(work.rule.name)
+    report = Report(work.rule.name, work.rule.action)
     if not args.dry_run and not args.force:
-        taken = sum(1 for _ in replace(work).plan(report))
-        report.refused = brake(work, report, taken, memory)
-        if report.refused:
-            return report
-        report = Report(work.rule.name)
-    for line in work.run(report):
+        held = Report(work.rule.name, work.rule.action)
+        for _ in replace(work).plan(held):
+            pass
+        held.refused = brake(work, held, memory)
+        if held.refused:
+            return held
+    for step in work.run(report):
         if args.dry_run and not args.json:
-            print(line)
+            print(work.describe(step))
     if args.dry_run and not args.force:
-        report.refused = brake(work, report, report.counts[DONE[work.rule.action]], memory)
+        report.refused = brake(work, report, memory)
     if work.rule.remove_empty_dirs:
         remove_empty(work.roots, report.folders)
-    missing = work.needed_bytes - report.counts["freed_bytes"]
+    missing = work.needed_bytes - report.freed_bytes
     if work.needed_bytes and missing > 0 and not work.stopped():
         report.unreached = f"{units.format_size(missing)} more than the budget cannot be freed"
     return report
@@ -130,14 +132,14 @@ def wrong_clock(now: float, report: Report, memory: dict[str, Any]) -> str:
     return far if days > BRAKE_DAYS else ""
 
 
-def brake(work: Sweep, report: Report, taken: int, memory: dict[str, Any]) -> str:
-    """Why `taken` of the matched files are not touched, else ""."""
+def brake(work: Sweep, report: Report, memory: dict[str, Any]) -> str:
+    """Why the chosen files are not touched, else ""."""
+    taken, matched = report.chosen, report.matched
     if not taken:
         return ""
-    matched = report.counts["matched"]
     most = BRAKE_FILES + BRAKE_TIMES * memory["deleted"].get(work.rule.name, 0)
     why = wrong_clock(work.now, report, memory)
-    if work.rule.action in ("delete", "truncate") and taken > most and taken * 2 > matched:
+    if work.rule.action in BRAKED and taken > most and taken * 2 > matched:
         why = (
             why or f"it would take {taken} of {matched} files, more than half and more than {most}"
         )
@@ -158,10 +160,9 @@ def remove_empty(roots: list[str], folders: set[str]) -> None:
 
 def show_progress(found: Found, report: Report) -> None:
     """Say on a terminal how far a long run is."""
-    count = report.counts["matched"]
-    if count % 1000 == 0 and sys.stderr.isatty():
-        freed = units.format_size(report.counts["freed_bytes"])
-        line = f"{report.rule}: {count} files, {freed}, {printable(found.folder, 60)}"
+    if sys.stderr.isatty():
+        freed = units.format_size(report.freed_bytes)
+        line = f"{report.rule}: {report.matched} files, {freed}, {printable(found.folder, 60)}"
         sys.stderr.write(f"\r\x1b[K{line}\r")
 
 
@@ -173,33 +174,37 @@ def step_aside() -> None:
         ctypes.CDLL(None).syscall(number, 1, 0, 3 << 13)
 
 
+def histogram(report: Report) -> Iterator[tuple[int, int, int]]:
+    """(days, files that are older but not as old as those of the next line, their bytes)."""
+    return zip(AGE_BUCKETS, report.ages, report.age_bytes, strict=True)
+
+
 def row(report: Report) -> dict[str, object]:
     """A report for --json."""
     return {
         "rule": report.rule,
         "outcome": report.outcome,
         "reason": report.refused or report.unreached,
-        **{name: report.counts[name] for name in COUNTS},
+        **{name: getattr(report, name) for name in COUNTS},
+        **{name: report.done * (action == report.action) for action, name in DONE.items()},
         "skipped": [{"path": path, "reason": reason} for path, reason in report.skipped],
         "errors": [{"path": path, "reason": reason} for path, reason in report.errors],
         "age_histogram": [
-            {"older_than_days": days, "files": report.ages[days], "bytes": report.age_bytes[days]}
-            for days in AGE_BUCKETS
+            {"older_than_days": days, "files": count, "bytes": size}
+            for days, count, size in histogram(report)
         ],
     }
 
 
 def lines(report: Report) -> Iterator[str]:
     """A report for people."""
-    steps = sum(report.counts[name] for name in DONE.values())
-    freed = units.format_size(report.counts["freed_bytes"])
-    matched, skipped = report.counts["matched"], len(report.skipped)
-    yield f"{report.rule}: {report.outcome}: {steps} of {matched} files, {freed}, {skipped} skipped"
+    freed, skipped = units.format_size(report.freed_bytes), f"{len(report.skipped)} skipped"
+    files = f"{report.done} of {report.matched} files"
+    yield f"{report.rule}: {report.outcome}: {files}, {freed}, {skipped}"
     for path, reason in report.skipped[:MOST_SHOWN]:
         yield f"  skipped {printable(path)}: {reason}"
-    for days in AGE_BUCKETS:
-        size = units.format_size(report.age_bytes[days])
-        yield f"  older than {days:3} d: {report.ages[days]} files, {size}"
+    for days, count, size in histogram(report):
+        yield f"  older than {days:3} d: {count} files, {units.format_size(size)}"
 
 
 def tell(report: Report, settings: config.Config, alerts: Alerts | None) -> None:
@@ -238,7 +243,7 @@ def run_rules(
         report = sweep(Sweep(rule, now, stop, args.dry_run, show_progress), args, memory)
         wrong = wrong_clock(now, report, memory) and not args.force
         if not (report.refused or args.dry_run or wrong):
-            memory["deleted"][rule.name] = report.counts["deleted"] + report.counts["truncated"]
+            memory["deleted"][rule.name] = report.done * (rule.action in BRAKED)
             with contextlib.suppress(OSError):
                 files.write_state(state / "cleanup.json", {**memory, "time": now})
         yield report

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import HELPERS, ROOT, run_script, wait_until
-from upkeep import openfiles, prune, tree
+from upkeep import openfiles, timestamps, tree
 
 DAY = 86400.0
 NOW = time.time()
@@ -134,7 +134,7 @@ def test_what_is_no_clear_record_is_none_with_any_parser(
         pytest.importorskip("orjson")
     else:
         monkeypatch.setitem(sys.modules, "orjson", None)
-    time_of = prune.time_reader("timestamp")
+    time_of = timestamps.Reader("timestamp").time
     assert [line for line in ODD if time_of(line) is not None] == []
     assert [time_of(line) for line in GOOD] == [1e9] * len(GOOD)
 
@@ -336,7 +336,7 @@ def test_a_claim_holds_for_the_name_too(data: Path, change: str) -> None:
             path.rename(data.parent / "moved")
             if change == "replaced":
                 path.write_bytes(record(50))
-            with pytest.raises(openfiles.LeftAloneError, match="meanwhile"):
+            with pytest.raises(tree.LeftAloneError, match="meanwhile"):
                 claim.check()
 
 

@@ -3,20 +3,28 @@ isal (the extra "fast") several times faster."""
 
 import contextlib
 import errno
-import gzip
+import functools
 import importlib.util
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from upkeep.openfiles import Claim, LeftAloneError
-from upkeep.tree import QUIETLY, Found
+from upkeep.openfiles import Claim
+from upkeep.tree import QUIETLY, Found, LeftAloneError
 
-codec: Any = importlib.import_module("isal.igzip" if importlib.util.find_spec("isal") else "gzip")
+codec: Any = zlib
+level = 6
+if importlib.util.find_spec("isal"):
+    codec, level = importlib.import_module("isal.isal_zlib"), 2
+
+Digest = tuple[int, int]  # size and CRC-32 of some content
 
 LEFTOVER = ".upkeep-tmp"  # how the name of a temporary file ends
 _CHUNK = 1 << 20
+_PIECE = 4 << 10  # unpacked it is up to 4 MiB
+_GZIP = 16 + zlib.MAX_WBITS  # for zlib: with the header and the trailer of gzip (RFC 1952)
+_NOTHING = (0, 0)
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".br", ".zip", ".7z")
 
 
@@ -56,9 +64,7 @@ def compress(found: Found, dry_run: bool) -> int:
     archive, directory, made = f"{found.name}.gz", found.directory, False
     with Claim(found) as claim:
         try:
-            with open(os.open(archive, QUIETLY, dir_fd=directory), "rb") as file:
-                if _digest(claim, file.fileno()) != _copy(claim, None):
-                    raise FileExistsError(errno.EEXIST, f"{archive} exists and differs")
+            _refuse_different(claim, archive)
         except FileNotFoundError:
             if dry_run:
                 return 0
@@ -77,43 +83,56 @@ def compress(found: Found, dry_run: bool) -> int:
     return (found.info.st_blocks - blocks) * 512
 
 
+def _refuse_different(claim: Claim, archive: str) -> None:
+    with open(os.open(archive, QUIETLY, dir_fd=claim.found.directory), "rb") as file:
+        if _digest(_unpacked(claim, file.fileno())) != _digest(_chunks(claim)):
+            raise FileExistsError(errno.EEXIST, f"{archive} exists and differs")
+
+
 def _pack(claim: Claim, found: Found, archive: str) -> None:
     directory = found.directory
+    packer, source = codec.compressobj(level, zlib.DEFLATED, _GZIP), _NOTHING
     with temporary(found) as (fd, name):
-        out = open(fd, "wb", closefd=False)
-        with out, codec.GzipFile(filename="", mode="wb", fileobj=out, mtime=0) as target:
-            written = _copy(claim, target)
+        with open(fd, "wb", closefd=False) as target:
+            for chunk in _chunks(claim):
+                source = _add(source, chunk)
+                target.write(packer.compress(chunk))
+            target.write(packer.flush())
         finish(claim.fd, fd)
-        if _digest(claim, fd) != written:
+        if _digest(_unpacked(claim, fd)) != source:
             raise OSError(errno.EIO, "the archive does not read back as it was written")
         claim.check()
         os.link(name, archive, src_dir_fd=directory, dst_dir_fd=directory)
     os.fsync(directory)
 
 
-def _copy(claim: Claim, target: gzip.GzipFile | None) -> tuple[int, int]:
-    """Read the whole file, into `target` if given. Returns its size and CRC-32."""
-    size, crc = 0, 0
-    while chunk := os.pread(claim.fd, _CHUNK, size):
+def _chunks(claim: Claim) -> Iterator[bytes]:
+    """The whole file, unless somebody wants to write it. What was read leaves the page cache."""
+    offset = 0
+    while chunk := os.pread(claim.fd, _CHUNK, offset):
         claim.check()
-        crc = zlib.crc32(chunk, crc)
-        if target:
-            target.write(chunk)
-        os.posix_fadvise(claim.fd, size, len(chunk), os.POSIX_FADV_DONTNEED)
-        size += len(chunk)
-    return size, crc
+        yield chunk
+        os.posix_fadvise(claim.fd, offset, len(chunk), os.POSIX_FADV_DONTNEED)
+        offset += len(chunk)
 
 
-def _digest(claim: Claim, fd: int) -> tuple[int, int]:
-    """Size and CRC-32 of what the archive `fd` holds; (-1, 0) when it is damaged. A program that
-    waits to write the file ends it."""
-    size, crc = 0, 0
-    try:
-        with open(f"/proc/self/fd/{fd}", "rb") as file, codec.GzipFile(fileobj=file) as source:
-            while chunk := source.read(_CHUNK):
-                claim.check()
-                size, crc = size + len(chunk), zlib.crc32(chunk, crc)
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        return -1, 0
+def _unpacked(claim: Claim, fd: int) -> Iterator[bytes]:
+    """What the archive `fd` holds. Raises OSError when it is damaged."""
+    offset, unpacker = 0, codec.decompressobj(_GZIP)
+    with contextlib.suppress(codec.error):
+        while not unpacker.unused_data and (packed := os.pread(fd, _PIECE, offset)):
+            claim.check()
+            yield unpacker.decompress(packed)
+            offset += len(packed)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    return size, crc
+    if unpacker.unused_data or not unpacker.eof:
+        raise OSError(errno.EIO, "the archive is damaged, or not a single one")
+
+
+def _digest(chunks: Iterable[bytes]) -> Digest:
+    return functools.reduce(_add, chunks, _NOTHING)
+
+
+def _add(digest: Digest, chunk: bytes) -> Digest:
+    size, crc = digest
+    return size + len(chunk), zlib.crc32(chunk, crc)

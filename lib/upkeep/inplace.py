@@ -7,26 +7,37 @@ import fcntl
 import os
 from collections.abc import Iterable
 
-from upkeep.openfiles import Claim, LeftAloneError, Writer, describe, lease, refuse_changed, writers
-from upkeep.tree import Found
+from upkeep.openfiles import Claim, Writer, describe, lease, writers
+from upkeep.tree import Found, LeftAloneError, lock
 
 _COLLAPSE = 0x08
-_ABLE = ("ext4", "xfs", "f2fs")
 _WINDOW = 1 << 16
 LONGEST_LINE = 2 << 20  # a longer one is no record and no line of a log
 
+_able: dict[int, bool] = {}  # by device
 
-def open_in_place(found: Found) -> int | None:
-    """A descriptor for `drop`; None when nobody writes, but the file system cannot do it. Raises
-    LeftAloneError when somebody writes who is not visible or would not follow, and OSError."""
-    others = _others(found)
-    able = _file_system(found.info.st_dev) in _ABLE
-    if able and all(appends for _, _, appends in others):
-        return found.open(os.O_RDWR)
-    if others:
-        why = "without O_APPEND" if able else "and this file system cannot shorten it in place"
+
+def open_in_place(found: Found, dry_run: bool) -> int | None:
+    """A locked descriptor for `drop`; None when nobody writes, but the file system cannot do it.
+    Raises LeftAloneError when somebody writes who is not visible or would not follow, and
+    OSError."""
+    others, able = _others(found), _can_collapse(found)
+    if others and not able:
+        why = "and this file system cannot shorten it in place"
         raise LeftAloneError(f"{describe(others)}, {why}")
-    return None
+    if not all(appends for _, _, appends in others):
+        raise LeftAloneError(f"{describe(others)}, without O_APPEND")
+    return _open_locked(found, dry_run) if able else None
+
+
+def _open_locked(found: Found, dry_run: bool) -> int:
+    fd = found.open(os.O_RDONLY if dry_run else os.O_RDWR)
+    try:
+        lock(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _others(found: Found) -> list[Writer]:
@@ -40,12 +51,26 @@ def _others(found: Found) -> list[Writer]:
         raise
 
 
-def _file_system(device: int) -> str:
-    """The type of a mounted file system; a trial of fallocate would change the file's mtime."""
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    with open("/proc/self/mountinfo", errors="replace") as file:
-        rows = (line.split() for line in file)
-        return next((row[row.index("-") + 1] for row in rows if row[2] == wanted), "")
+def _can_collapse(found: Found) -> bool:
+    """Whether the file system can, tried on a file without a name: a trial on `found` would change
+    its mtime."""
+    device = found.info.st_dev
+    if device not in _able:
+        _able[device] = False
+        with contextlib.suppress(OSError):
+            flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+            with open(os.open(".", flags, 0o600, dir_fd=found.directory), "rb+", 0) as file:
+                block = os.fstatvfs(file.fileno()).f_bsize
+                file.truncate(2 * block)
+                _collapse(file.fileno(), 0, block)
+                _able[device] = True
+    return _able[device]
+
+
+def _collapse(fd: int, begin: int, length: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.fallocate(fd, _COLLAPSE, ctypes.c_int64(begin), ctypes.c_int64(length)):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def drop(fd: int, ranges: Iterable[tuple[int, int]], times: os.stat_result) -> None:
@@ -72,11 +97,10 @@ def _drop(fd: int, begin: int, end: int) -> None:
         _blank(fd, begin, next_line(fd, first) - 1)
     if end > last:
         _blank(fd, line_begin(fd, last), end - 1)
-    libc, length = ctypes.CDLL(None, use_errno=True), last - first
-    if libc.fallocate(fd, _COLLAPSE, ctypes.c_int64(first), ctypes.c_int64(length)):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    _collapse(fd, first, last - first)
     if end > last:
-        _blank(fd, end - 1 - length, end - length)
+        end -= last - first
+        _blank(fd, end - 1, end)
 
 
 def _blank(fd: int, begin: int, end: int) -> None:
@@ -99,22 +123,22 @@ def line_begin(fd: int, offset: int) -> int:
 def truncate(found: Found, dry_run: bool) -> int:
     """Drop all lines that are complete by now: to size 0 where nobody writes it, else in place.
     Returns the bytes freed. Raises LeftAloneError and OSError."""
-    with open(found.open(os.O_RDWR), "rb+", buffering=0) as file:
+    with open(_open_locked(found, dry_run), "rb") as file:
         alone = lease(file.fileno(), fcntl.F_WRLCK)  # nobody can open it until it is closed
         if alone and not dry_run:
-            file.truncate(0)
+            os.truncate(file.fileno(), 0)
     if not alone and not _others(found):  # only read, as by tail -f: no lease keeps writers out
-        with open(found.open(os.O_RDWR), "rb+", buffering=0) as file:
-            refuse_changed(os.fstat(file.fileno()), found)
+        with open(_open_locked(found, dry_run), "rb") as file:
+            found.refuse_changed(os.fstat(file.fileno()))
             if not dry_run:
-                file.truncate(0)
+                os.truncate(file.fileno(), 0)
         alone = True
     if alone:
         return found.info.st_blocks * 512
-    fd = open_in_place(found)
+    fd = open_in_place(found, dry_run)
     if fd is None:
         raise LeftAloneError("open in another program, and it cannot be shortened in place")
-    with open(fd, "rb+", buffering=0):
+    with open(fd, "rb"):
         end = line_begin(fd, os.fstat(fd).st_size)
         if not dry_run and end:
             drop(fd, [(0, end)], found.info)

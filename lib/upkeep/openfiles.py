@@ -1,6 +1,7 @@
 """Who has a file open for writing: a read lease (fcntl(2), F_SETLEASE), granted only while nobody
 in any container has, tells whether; /proc tells who, and decides where leases are refused."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -9,46 +10,44 @@ import stat
 import time
 
 from upkeep.text import printable
-from upkeep.tree import Found
+from upkeep.tree import Found, LeftAloneError, lock
 
 Writer = tuple[int, str, bool]  # PID, name, whether it has the file open with O_APPEND
-
-
-class LeftAloneError(Exception):
-    """A file is not touched, for the reason that this says; nothing is wrong."""
-
-
 _Table = dict[tuple[int, int], list[Writer]]
 _scan: tuple[float, _Table] = (float("-inf"), {})
+A_WHILE = 60.0  # seconds
 
 
-def writers(info: os.stat_result, most_seconds_old: float = 1.0) -> list[Writer]:
+def writers(info: os.stat_result, most_seconds_old: float = 0.0) -> list[Writer]:
     """Processes that have the file `info` is about open for writing, as far as /proc shows."""
     global _scan
     if time.monotonic() - _scan[0] >= most_seconds_old:
         table: _Table = {}
-        for pid in os.listdir("/proc"):
-            if pid.isdigit() and int(pid) != os.getpid():
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            if int(pid) != os.getpid():
                 _add_writers(pid, table)
         _scan = (time.monotonic(), table)
     return _scan[1].get((info.st_dev, info.st_ino), [])
 
 
 def _add_writers(pid: str, table: _Table) -> None:
-    try:
+    with contextlib.suppress(OSError):  # it ended, or is another user's
         for number in os.listdir(f"/proc/{pid}/fd"):
-            link = f"/proc/{pid}/fd/{number}"
-            if not os.lstat(link).st_mode & stat.S_IWUSR:  # the link's mode is that of opening
-                continue
-            info = os.stat(link)
-            with open(f"/proc/{pid}/fdinfo/{number}") as file:
-                flags = int(file.read().split("flags:")[1].split()[0], 8)
-            with open(f"/proc/{pid}/comm", errors="surrogateescape") as file:
-                name = printable(file.read().rstrip())
-            writer = (int(pid), name, bool(flags & os.O_APPEND))
-            table.setdefault((info.st_dev, info.st_ino), []).append(writer)
-    except OSError:  # it ended, or is another user's
+            with contextlib.suppress(OSError):  # closed meanwhile; the others count nevertheless
+                _add_writer(pid, number, table)
+
+
+def _add_writer(pid: str, number: str, table: _Table) -> None:
+    link = f"/proc/{pid}/fd/{number}"
+    if not os.lstat(link).st_mode & stat.S_IWUSR:  # the link's mode is that of opening
         return
+    info = os.stat(link)
+    with open(f"/proc/{pid}/fdinfo/{number}") as file:
+        flags = int(file.read().split("flags:")[1].split()[0], 8)
+    with open(f"/proc/{pid}/comm", errors="surrogateescape") as file:
+        name = printable(file.read().rstrip())
+    writer = (int(pid), name, bool(flags & os.O_APPEND))
+    table.setdefault((info.st_dev, info.st_ino), []).append(writer)
 
 
 def describe(found: list[Writer]) -> str:
@@ -67,23 +66,25 @@ def lease(fd: int, kind: int = fcntl.F_RDLCK) -> bool | None:
     return True
 
 
-def refuse_changed(now: os.stat_result, found: Found) -> None:
-    """Raise LeftAloneError when `now` is another file's, or what `found` was has changed."""
-    stamps = [(i.st_dev, i.st_ino, i.st_size, i.st_mtime_ns) for i in (now, found.info)]
-    if stamps[0] != stamps[1]:
-        raise LeftAloneError("changed meanwhile")
-
-
 class Claim:
-    """A file that nobody writes, open for reading as `fd` in a with block; whoever wants to write
-    it waits, where leases work. Raises LeftAloneError and OSError."""
+    """A file that nobody writes, locked and open for reading as `fd` in a with block; whoever wants
+    to write it waits, where leases work. Raises LeftAloneError and OSError."""
 
     def __init__(self, found: Found) -> None:
-        self._found, self.fd = found, found.open()
-        self._leased = lease(self.fd)
-        others = [] if self._leased else writers(found.info, 0.0)
-        if others or self._leased is False:
+        self.found, self.fd = found, found.open()
+        try:
+            self._refuse()
+        except BaseException:
             os.close(self.fd)
+            raise
+
+    def _refuse(self) -> None:
+        lock(self.fd)
+        self._leased = lease(self.fd)
+        if self._leased:
+            return
+        others = writers(self.found.info, A_WHILE) or writers(self.found.info)
+        if others or self._leased is False:
             raise LeftAloneError(describe(others))
 
     def __enter__(self) -> "Claim":
@@ -95,11 +96,22 @@ class Claim:
     def check(self) -> None:
         """Raise LeftAloneError when the name stands for another file by now, the file was changed,
         or somebody waits to open it. To be called directly before the name is taken away."""
-        name, directory = self._found.name, self._found.directory
+        name, directory = self.found.name, self.found.directory
         try:
             now = os.stat(name, dir_fd=directory, follow_symlinks=False)
         except FileNotFoundError:
             raise LeftAloneError("gone meanwhile") from None
-        refuse_changed(now, self._found)
+        self.found.refuse_changed(now)
         if self._leased and fcntl.fcntl(self.fd, fcntl.F_GETLEASE) == fcntl.F_UNLCK:
             raise LeftAloneError("another program opens it for writing")
+
+
+def delete(found: Found, dry_run: bool) -> None:
+    """Remove a file that nobody writes. Raises LeftAloneError and OSError."""
+    if dry_run:
+        if others := writers(found.info, A_WHILE):
+            raise LeftAloneError(describe(others))
+        return
+    with Claim(found) as claim:
+        claim.check()
+        os.unlink(found.name, dir_fd=found.directory)

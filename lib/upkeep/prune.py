@@ -3,31 +3,26 @@ limit. All else stays byte for byte, and what is no such object is counted."""
 
 import contextlib
 import fcntl
-import importlib.util
-import json
 import os
 import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
 
 from upkeep import inplace, openfiles
 from upkeep.compress import finish, temporary
-from upkeep.openfiles import Claim, LeftAloneError
-from upkeep.timestamps import record_time
-from upkeep.tree import Found
+from upkeep.openfiles import Claim
+from upkeep.timestamps import Reader, Times
+from upkeep.tree import Found, LeftAloneError
 
 _CHUNK = 1 << 20
+_BATCH = 1 << 16  # as much is parsed at once
 _SMALL = 16 << 20  # read whole, whatever the order
 _PROBES = 64  # places of a large file that must be in order
-_WINDOW = 1 << 16  # read at each of them
 _MOST_PLACES = 100  # taken out while a program writes
 _BLOCK = 4096  # less is not taken out in place
-
-Time = Callable[[bytes], float | None]
 
 
 @dataclass
@@ -44,79 +39,88 @@ class Cut:
         """Bytes that go."""
         return sum(self.bounds[1::2]) - sum(self.bounds[::2])
 
-
-def _refuse(constant: str) -> object:
-    raise ValueError(constant)  # NaN and Infinity are no JSON
-
-
-def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object] | None:
-    return dict(pairs) if len(dict(pairs)) == len(pairs) else None
-
-
-_decode = json.JSONDecoder(parse_constant=_refuse).raw_decode
-_strict = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_without_repeats).decode
+    def add(self, begin: int, end: int) -> None:
+        """Let this range go, too; it lies behind all others."""
+        if self.bounds and self.bounds[-1] == begin:
+            self.bounds[-1] = end
+        else:
+            self.bounds.extend((begin, end))
 
 
-def _quick(text: str) -> Any:
-    record, end = _decode(text)
-    return None if text[end:].strip() else record
-
-
-def time_reader(name: str) -> Time:
-    """A function from a line to the time (Unix seconds) in its key `name`, None when not clear.
-    With orjson (the extra "fast") most lines are read faster, to the same end."""
-    quoted = json.dumps(name, ensure_ascii=False).encode()
-    fast = importlib.util.find_spec("orjson")
-    quick = importlib.import_module("orjson").loads if fast else _quick
-
-    def read(line: bytes) -> float | None:
-        # A key twice, in an inner object or written with escapes needs the strict parser.
-        for parse in (quick, _strict) if line.count(quoted) == 1 else (_strict,):
-            try:
-                return record_time(parse(line.decode())[name])
-            except (ValueError, RecursionError, TypeError, LookupError):
-                continue
-        return None
-
-    return read
-
-
-def scan(fd: int, stop: int, cutoff: float, time_of: Time) -> Cut:
-    """Look at all lines up to `stop`; blank ones go with what stands before them. What was read
+def scan(fd: int, stop: int, cutoff: float, reader: Reader) -> Cut:
+    """Look at all lines up to `stop`, the begin of a line or the end of the file. What was read
     leaves the page cache."""
-    cut, dropping, end, inside, freed = Cut(), False, 0, False, 0
-    with open(fd, "rb", _CHUNK, closefd=False) as file:
-        file.seek(0)
-        while end < stop and (line := file.readline(min(inplace.LONGEST_LINE, stop - end))):
-            complete = line.endswith(b"\n") or end + len(line) == stop
-            when = time_of(line) if complete and not inside else None
-            goes = when is not None and when < cutoff
-            if when is not None:
-                cut.newest = max(cut.newest, when)
-                cut.records += goes
-            elif line.isspace():
-                goes = dropping
-            else:
-                cut.malformed += not inside
-            if goes != dropping:
-                cut.bounds.append(end)
-                dropping = goes
-            end += len(line)
-            inside = not complete
-            if end - freed > inplace.LONGEST_LINE:
-                os.posix_fadvise(fd, freed, end - freed, os.POSIX_FADV_DONTNEED)
-                freed = end
-    if dropping:
-        cut.bounds.append(end)
+    cut, freed = Cut(), 0
+    for offset, lines in _batches(fd, stop):
+        _decide(cut, offset, lines, reader.times(lines), cutoff)
+        if offset - freed > inplace.LONGEST_LINE:
+            os.posix_fadvise(fd, freed, offset - freed, os.POSIX_FADV_DONTNEED)
+            freed = offset
+    if cut.bounds:  # a last line may lack its end
+        cut.bounds[-1] = min(cut.bounds[-1], stop)
     return cut
 
 
-def _end_of_old(fd: int, size: int, cutoff: float, time_of: Time) -> int:
+def _batches(fd: int, stop: int) -> Iterator[tuple[int, list[bytes]]]:
+    """(offset, lines without their ends), and no lines where one is too long to be a record."""
+    offset = 0
+    while offset < stop:
+        if chunk := _whole_lines(fd, offset, stop):
+            yield offset, chunk.removesuffix(b"\n").split(b"\n")
+            offset += len(chunk)
+        else:
+            yield offset, []
+            offset = _line_end(fd, offset, stop)
+
+
+def _whole_lines(fd: int, offset: int, stop: int) -> bytes:
+    for size in (_BATCH, inplace.LONGEST_LINE):
+        chunk = os.pread(fd, min(size, stop - offset), offset)
+        if offset + len(chunk) == stop:
+            return chunk
+        if end := chunk.rfind(b"\n") + 1:
+            return chunk[:end]
+    return b""
+
+
+def _line_end(fd: int, offset: int, stop: int) -> int:
+    while chunk := os.pread(fd, _CHUNK, offset):
+        if end := chunk.find(b"\n") + 1:
+            return offset + end
+        offset += len(chunk)
+    return stop
+
+
+def _decide(cut: Cut, offset: int, lines: list[bytes], times: Times, cutoff: float) -> None:
+    """Which of `lines` go; blank ones go with what stands before them."""
+    known = [when for when in times if when is not None]
+    newest = max(known, default=cut.newest)
+    cut.newest = max(cut.newest, newest)
+    if lines and len(known) == len(lines) and newest < cutoff:
+        cut.records += len(lines)
+        cut.add(offset, offset + sum(map(len, lines)) + len(lines))
+        return
+    cut.malformed += not lines
+    for line, when in zip(lines, times, strict=True):
+        end = offset + len(line) + 1
+        if when is not None:
+            goes = when < cutoff
+            cut.records += goes
+        else:
+            blank = not line.strip()
+            cut.malformed += not blank
+            goes = blank and cut.bounds[-1:] == array("q", (offset,))
+        if goes:
+            cut.add(offset, end)
+        offset = end
+
+
+def _end_of_old(fd: int, size: int, cutoff: float, reader: Reader) -> int:
     """Where the first line from `cutoff` on begins; `size` for a file that must be read whole."""
 
     def time_at(offset: int) -> float:
-        window = os.pread(fd, _WINDOW, max(0, offset - 1))
-        times = map(time_of, window.split(b"\n")[1 if offset else 0 : -1])
+        window = os.pread(fd, _BATCH, max(0, offset - 1))
+        times = map(reader.time, window.split(b"\n")[1 if offset else 0 : -1])
         return next((when for when in times if when is not None), float("inf"))
 
     if size <= _SMALL:
@@ -132,7 +136,7 @@ def newest_record(found: Found, name: str) -> float | None:
     """The newest time inside a file, None for an empty one. Raises OSError, and LeftAloneError for
     one with a line without a clear time."""
     with open(found.open(), "rb") as file:
-        cut = scan(file.fileno(), found.info.st_size, float("-inf"), time_reader(name))
+        cut = scan(file.fileno(), found.info.st_size, float("-inf"), Reader(name))
     if cut.malformed:
         raise LeftAloneError(f"{cut.malformed} lines without a clear time")
     return cut.newest if found.info.st_size else None
@@ -142,22 +146,22 @@ def prune(found: Found, cutoff: float, name: str, dry_run: bool) -> Cut:
     """Drop the records of one file from before `cutoff`; `name` is the key of their time. In place
     where that frees something, else by a new file, which needs that nobody writes. Raises
     LeftAloneError and OSError."""
-    size, time_of, fd = found.info.st_size, time_reader(name), None
+    size, reader, fd = found.info.st_size, Reader(name), None
     with open(found.open(), "rb") as file:
         whole = file.fileno()
-        stop = _end_of_old(whole, size, cutoff, time_of)
-        cut = scan(whole, stop, cutoff, time_of)
+        stop = _end_of_old(whole, size, cutoff, reader)
+        cut = scan(whole, stop, cutoff, reader)
         if stop < size and cut.newest >= cutoff:  # it is not in order
-            cut = scan(whole, size, cutoff, time_of)
+            cut = scan(whole, size, cutoff, reader)
     if not cut.records:
         return cut
     middle = cut.bounds[-1] < size or openfiles.writers(found.info)
     if middle and cut.size >= _BLOCK and len(cut.bounds) <= 2 * _MOST_PLACES:
-        fd = inplace.open_in_place(found)
+        fd = inplace.open_in_place(found, dry_run)
     if fd is None:
         _rewrite(found, cut, dry_run)
         return cut
-    with open(fd, "rb+", buffering=0):
+    with open(fd, "rb"):
         if not dry_run:
             backwards = zip(cut.bounds[-2::-2], cut.bounds[::-2], strict=True)
             inplace.drop(fd, backwards, found.info)
@@ -172,20 +176,27 @@ def _rewrite(found: Found, cut: Cut, dry_run: bool) -> None:
         if dry_run:
             return
         with temporary(found) as (fd, name):
-            size, checked = found.info.st_size, 0
-            edges = chain([0], cut.bounds, [size])
             with open(fd, "wb", _CHUNK, closefd=False) as copy:
-                for begin, end in zip(edges, edges, strict=True):
-                    while begin < end:
-                        begin += copy.write(os.pread(claim.fd, min(_CHUNK, end - begin), begin))
-                        if begin > checked or begin == size:
-                            claim.check()
-                            checked = begin + _CHUNK
+                copy.writelines(_survivors(claim, cut))
             finish(claim.fd, fd)
             claim.check()
             os.rename(name, found.name, src_dir_fd=found.directory, dst_dir_fd=found.directory)
             os.fsync(found.directory)
-            _follow(claim.fd, size, fd)
+            _follow(claim.fd, found.info.st_size, fd)
+
+
+def _survivors(claim: Claim, cut: Cut) -> Iterator[bytes]:
+    """What stays, in pieces. Raises LeftAloneError when somebody wants to write the file."""
+    edges, checked = chain([0], cut.bounds, [claim.found.info.st_size]), 0
+    with open(claim.fd, "rb", _CHUNK, closefd=False) as file:
+        for begin, end in zip(edges, edges, strict=True):
+            file.seek(begin)
+            while begin < end and (piece := file.read(min(_CHUNK, end - begin))):
+                yield piece
+                begin += len(piece)
+                if begin > checked:
+                    claim.check()
+                    checked = begin + _CHUNK
 
 
 def _follow(old: int, size: int, new: int) -> None:

@@ -1,28 +1,33 @@
 """One cleanup rule at work: which files it means, the plan, the steps, the report."""
 
 import contextlib
+import functools
 import heapq
 import math
 import os
 import re
 import stat
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 
 from upkeep import inplace, openfiles, prune, timestamps, tree, units
 from upkeep.compress import LEFTOVER, compress
-from upkeep.openfiles import LeftAloneError
 from upkeep.settings import CleanupSettings
 from upkeep.text import printable
-from upkeep.tree import Found
+from upkeep.tree import Found, LeftAloneError
 
 DAY = 86400.0
-AGE_BUCKETS = (0, 1, 7, 30, 90, 365)
+AGE_BUCKETS = (0, 1, 7, 30, 90, 365)  # days, of the histogram
 DONE = {"delete": "deleted", "compress": "compressed", "truncate": "truncated", "prune": "pruned"}
+PROGRESS_FILES = 1000
+_AGES = [days * DAY for days in AGE_BUCKETS[1:]]
 _SIZE_BITS = 40
+_size = functools.lru_cache(units.format_size)
+
+
+Step = tuple[Found, float, int, int]  # the file, its time, bytes freed, records pruned
 
 
 @dataclass
@@ -30,11 +35,17 @@ class Report:
     """What was done for one rule, or would be. Paths are as the file system has them."""
 
     rule: str
-    counts: Counter[str] = field(default_factory=Counter)
+    action: str
     skipped: list[tuple[str, str]] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
-    ages: Counter[int] = field(default_factory=Counter)
-    age_bytes: Counter[int] = field(default_factory=Counter)
+    ages: list[int] = field(default_factory=lambda: [0] * len(AGE_BUCKETS))  # files
+    age_bytes: list[int] = field(default_factory=lambda: [0] * len(AGE_BUCKETS))
+    matched: int = 0  # files that the globs mean
+    chosen: int = 0  # files in the plan
+    done: int = 0  # files deleted, compressed, truncated or pruned
+    freed_bytes: int = 0
+    pruned_records: int = 0
+    kept_malformed: int = 0
     newest: float = 0.0  # mtime of all matched files
     folders: set[str] = field(default_factory=set)  # where a file was deleted
     refused: str = ""  # why the brake held it back
@@ -47,37 +58,40 @@ class Report:
         else:
             self.skipped.append((path, str(why)))
 
-    def count(self, found: Found, when: float, now: float) -> None:
+    def count(self, info: os.stat_result, age: float) -> None:
         """Note a file that the globs mean."""
-        self.counts["matched"] += 1
-        self.newest = max(self.newest, found.info.st_mtime)
-        days = AGE_BUCKETS[bisect_right(AGE_BUCKETS, max(0.0, now - when) / DAY) - 1]
-        self.ages[days] += 1
-        self.age_bytes[days] += found.info.st_blocks * 512
+        self.matched += 1
+        if info.st_mtime > self.newest:
+            self.newest = info.st_mtime
+        bucket = bisect_right(_AGES, age)
+        self.ages[bucket] += 1
+        self.age_bytes[bucket] += info.st_blocks * 512
 
     @property
     def outcome(self) -> str:
         """The word for it in --json."""
-        bad = "partly" if self.counts["matched"] else "failed"
+        bad = "partly" if self.matched else "failed"
         return "refused" if self.refused else bad if self.errors or self.unreached else "done"
 
 
-def globs(patterns: Sequence[str]) -> Callable[[str, str], bool]:
+def globs(patterns: Sequence[str]) -> Callable[[str, str], object]:
     """Whether (folder below the root, name) matches, the path only where a pattern has a /."""
     names = [translate(pattern) for pattern in patterns if "/" not in pattern]
     paths = [translate(pattern.strip("/")) for pattern in patterns if "/" in pattern]
     name, path = (re.compile("|".join(some) or "(?!)").match for some in (names, paths))
-    return lambda folder, base: bool(name(base) or (paths and path(folder + base)))
+    if paths:
+        return lambda folder, base: name(base) or path(folder + base)
+    return lambda folder, base: name(base)
 
 
-def freeable(found: Found) -> int:
-    """Bytes on the disk that removing this name frees: none while the file has another name."""
-    return found.info.st_blocks * 512 if found.info.st_nlink == 1 else 0
+def freeable(info: os.stat_result) -> int:
+    """Bytes on the disk that removing a name frees: none while the file has another name."""
+    return info.st_blocks * 512 if info.st_nlink == 1 else 0
 
 
 @dataclass
 class Sweep:
-    """One rule and one frozen `now`. `stopped` is asked before every file."""
+    """One rule and one frozen `now`. `stopped` is asked before every directory and step."""
 
     rule: CleanupSettings
     now: float
@@ -89,6 +103,14 @@ class Sweep:
     border: float = -math.inf  # the budgets take what is older than this second, ...
     border_bytes: int = 0  # ... and so much of that very second
 
+    def __post_init__(self) -> None:
+        """Limits as plain numbers: over them is what is from before `cutoff` and larger."""
+        old, large = self.rule.older_than, self.rule.larger_than
+        self.larger_than = -1 if large is None else large
+        self.cutoff = -math.inf if (old, large) == (None, None) else math.inf
+        if old is not None and self.rule.action != "prune":  # records have an age of their own
+            self.cutoff = self.now - old
+
     @property
     def roots(self) -> list[str]:
         """The directories, without those that lie in another one of them."""
@@ -98,33 +120,32 @@ class Sweep:
 
     def files(self, report: Report) -> Iterator[tuple[Found, float]]:
         """Every file that the globs mean, with the time that its age counts from."""
+        for root in self.roots:
+            for found in tree.walk(root, self._wanted(), report.trouble, self.stopped):
+                when = self._time_of(found, report)
+                if when is None:
+                    continue
+                report.count(found.info, self.now - when)
+                if not report.matched % PROGRESS_FILES:
+                    self.progress(found, report)
+                yield found, when
+
+    def _wanted(self) -> tree.Wanted:
         match, exclude = globs(self.rule.match), globs(self.rule.exclude)
 
         def wanted(folder: str, name: str) -> bool:
-            return (match(folder, name) or leftover(name)) and not exclude(folder, name)
+            if match(folder, name):
+                return not exclude(folder, name)
+            return name.endswith(LEFTOVER)
 
-        def leftover(name: str) -> bool:  # of a killed run: its folder's flock is ours by now
-            return not self.dry_run and name.startswith(".") and name.endswith(LEFTOVER)
-
-        for root in self.roots:
-            try:
-                for found in tree.walk(root, wanted, report.trouble, self.stopped):
-                    if leftover(found.name):
-                        with contextlib.suppress(OSError):
-                            os.unlink(found.name, dir_fd=found.directory)
-                        continue
-                    when = self._time_of(found, report)
-                    if when is not None:
-                        report.count(found, when, self.now)
-                        self.progress(found, report)
-                        yield found, when
-            except OSError as error:
-                report.trouble(root, error)
+        return wanted
 
     def _time_of(self, found: Found, report: Report) -> float | None:
         rule = self.rule
         if not stat.S_ISREG(found.info.st_mode):
             report.trouble(found.path, "not a regular file")
+        elif found.name.endswith(LEFTOVER):
+            self._remove_leftover(found)
         elif rule.age == "mtime" or rule.action == "prune":
             return found.info.st_mtime
         elif rule.age == "name":
@@ -136,34 +157,42 @@ class Sweep:
                 report.trouble(found.path, error)
         return None
 
+    def _remove_leftover(self, found: Found) -> None:
+        """Of a killed run: nobody else works here, its folder's flock is ours by now."""
+        if not self.dry_run:
+            with contextlib.suppress(OSError):
+                os.unlink(found.name, dir_fd=found.directory)
+
     def prepare(self) -> None:
         """Find out what must be known of all files before one is chosen."""
-        rule = self.rule
-        if rule.keep_newest:
-            groups: dict[str, list[tuple[float, str]]] = {}
-            for found, when in self.files(Report(rule.name)):
-                series = found.folder + timestamps.NAME_DATE.sub("*", found.name)
-                groups.setdefault(series, []).append((when, found.path))
-            newest = (heapq.nlargest(rule.keep_newest, group) for group in groups.values())
-            self.newest = frozenset(path for group in newest for _, path in group)
-        if rule.max_total is None and rule.min_free is None:
-            return
+        if self.rule.keep_newest:
+            self._protect_newest()
+        if (self.rule.max_total, self.rule.min_free) != (None, None):
+            self._draw_border()
+
+    def _protect_newest(self) -> None:
+        groups: dict[str, list[tuple[float, str]]] = {}
+        for found, when in self.files(Report(self.rule.name, self.rule.action)):
+            series = found.folder + timestamps.NAME_DATE.sub("*", found.name)
+            group = groups.setdefault(series, [])
+            heapq.heappush(group, (when, found.path))
+            if len(group) > self.rule.keep_newest:
+                heapq.heappop(group)
+        self.newest = frozenset(path for group in groups.values() for _, path in group)
+
+    def _draw_border(self) -> None:
         total, going = 0, 0
         rest = []  # the second and the bytes of a file as one number: 22 MB for 500,000 files
-        for found, when in self.files(Report(self.rule.name)):
-            size = freeable(found)
+        for found, when in self.files(Report(self.rule.name, self.rule.action)):
+            size = freeable(found.info)
             total += size
-            if found.path in self.newest or openfiles.writers(found.info):
+            if found.path in self.newest or openfiles.writers(found.info, openfiles.A_WHILE):
                 continue
-            if self._over_limit(found, when):
+            if self._over_limits(found, when):
                 going += size
             elif self.now - when > self.rule.min_age:
                 rest.append(int(when // 1) << _SIZE_BITS | size)
-        disk = os.statvfs(next(filter(os.path.isdir, self.roots), "/"))
-        target = self.rule.min_free or 0
-        target = target * disk.f_blocks * disk.f_frsize if isinstance(target, float) else target
-        over = 0 if self.rule.max_total is None else total - self.rule.max_total
-        self.needed_bytes = max(over, int(target) - disk.f_bavail * disk.f_frsize, 0)
+        self.needed_bytes = self._missing(total)
         missing = self.needed_bytes - going
         rest.sort()
         for packed in rest:
@@ -173,75 +202,82 @@ class Sweep:
                 self.border, self.border_bytes = packed >> _SIZE_BITS, missing
             missing -= packed & (1 << _SIZE_BITS) - 1
 
-    def _over_limit(self, found: Found, when: float) -> str:
-        """Why the file goes by `older_than` and `larger_than`, which must both hold, else ""."""
-        rule, age, size = self.rule, self.now - when, found.info.st_size
-        why = ["old records"] if rule.action == "prune" else []  # these have an age of their own
-        if rule.older_than is not None and not why:
-            why.append(f"{age / DAY:.1f} d > {rule.older_than / DAY:g} d" * (age > rule.older_than))
-        if rule.larger_than is not None:
-            sizes = units.format_size(size), units.format_size(rule.larger_than)
-            why.append(" > ".join(sizes) * (size > rule.larger_than))
-        return ", ".join(why) if all(why) else ""
+    def _missing(self, total: int) -> int:
+        """Bytes that must go so that `total` and the free space are as the budgets want them."""
+        disk = os.statvfs(next(filter(os.path.isdir, self.roots), "/"))
+        target = self.rule.min_free or 0
+        target = target * disk.f_blocks * disk.f_frsize if isinstance(target, float) else target
+        over = 0 if self.rule.max_total is None else total - self.rule.max_total
+        return max(over, int(target) - disk.f_bavail * disk.f_frsize, 0)
 
-    def _chosen(self, found: Found, when: float) -> str:
-        if found.path in self.newest:
-            return ""
-        why = self._over_limit(found, when)
-        if why or when // 1 > self.border or self.now - when <= self.rule.min_age:
-            return why
-        if when // 1 == self.border:
-            if self.border_bytes <= 0:
-                return ""
-            self.border_bytes -= freeable(found)
-        return f"over the budget, {(self.now - when) / DAY:.1f} d old"
+    def _over_limits(self, found: Found, when: float) -> bool:
+        return when < self.cutoff and found.info.st_size > self.larger_than
 
-    def plan(self, report: Report) -> Iterator[tuple[Found, str]]:
-        """(file, why it goes): each decided when the file is reached and not before."""
+    def _over_budget(self, found: Found, when: float) -> bool:
+        second = when // 1
+        if second > self.border or self.now - when <= self.rule.min_age:
+            return False
+        if second < self.border:
+            return True
+        missing, self.border_bytes = self.border_bytes, self.border_bytes - freeable(found.info)
+        return missing > 0
+
+    def plan(self, report: Report) -> Iterator[tuple[Found, float]]:
+        """The files that go: each decided when it is reached and not before."""
         for found, when in self.files(report):
-            if self.stopped():
-                return
-            why = self._chosen(found, when)
-            writers = openfiles.writers(found.info) if why else []
             if when > self.now + DAY:
                 report.trouble(found.path, "dated in the future")
-            elif writers and self.rule.action in ("delete", "compress"):
-                report.trouble(found.path, openfiles.describe(writers))
-            elif why:
-                yield found, why
+            elif self._over_limits(found, when) or self._over_budget(found, when):
+                if self.newest and found.path in self.newest:
+                    continue
+                if self.stopped():
+                    return
+                report.chosen += 1
+                yield found, when
 
-    def run(self, report: Report) -> Iterator[str]:
-        """Carry the plan out, or find out what it would do; a line for every step that is done."""
-        for found, why in self.plan(report):
-            before = report.counts["pruned_records"]
+    def run(self, report: Report) -> Iterator[Step]:
+        """Carry the plan out, or find out what it would do; every step that is done."""
+        act = getattr(self, f"_{self.rule.action}")
+        for found, when in self.plan(report):
             try:
-                freed = self._carry_out(found, report)
+                freed, records = act(found, report)
             except (LeftAloneError, OSError) as error:
                 report.trouble(found.path, error)
                 continue
-            records = report.counts["pruned_records"] - before
-            if records or self.rule.action != "prune":
-                report.counts[DONE[self.rule.action]] += 1
-                report.counts["freed_bytes"] += freed
-                what = f"{records} records, " * bool(records) + units.format_size(freed)
-                yield f"{self.rule.action} {printable(found.path)} ({what}; {why})"
+            if records or act != self._prune:
+                report.done += 1
+                report.freed_bytes += freed
+                yield found, when, freed, records
 
-    def _carry_out(self, found: Found, report: Report) -> int:
-        """Do it, or find out what it would do. Returns the bytes freed."""
-        rule = self.rule
-        if rule.action == "compress":
-            return compress(found, self.dry_run)
-        if rule.action == "truncate":
-            return inplace.truncate(found, self.dry_run)
-        if rule.action == "prune":
-            cutoff = self.now - (rule.older_than or 0)
-            cut = prune.prune(found, cutoff, rule.timestamp_field, self.dry_run)
-            report.counts["kept_malformed"] += cut.malformed
-            report.counts["pruned_records"] += cut.records
-            return cut.size
-        if not self.dry_run:
-            with openfiles.Claim(found) as claim:
-                claim.check()
-                os.unlink(found.name, dir_fd=found.directory)
+    def _delete(self, found: Found, report: Report) -> tuple[int, int]:
+        openfiles.delete(found, self.dry_run)
+        if self.rule.remove_empty_dirs and not self.dry_run:
             report.folders.add(found.folder)
-        return freeable(found)
+        return freeable(found.info), 0
+
+    def _compress(self, found: Found, _: Report) -> tuple[int, int]:
+        return compress(found, self.dry_run), 0
+
+    def _truncate(self, found: Found, _: Report) -> tuple[int, int]:
+        return inplace.truncate(found, self.dry_run), 0
+
+    def _prune(self, found: Found, report: Report) -> tuple[int, int]:
+        cutoff = self.now - (self.rule.older_than or 0)
+        cut = prune.prune(found, cutoff, self.rule.timestamp_field, self.dry_run)
+        report.kept_malformed += cut.malformed
+        report.pruned_records += cut.records
+        return cut.size, cut.records
+
+    def describe(self, step: Step) -> str:
+        """A line for people: what goes, and why."""
+        found, when, freed, records = step
+        rule, age = self.rule, (self.now - when) / DAY
+        if not self._over_limits(found, when):
+            why = f"over the budget, {age:.1f} d old"
+        elif rule.action == "prune":
+            why = f"{records} old records"
+        elif rule.older_than is None:
+            why = f"{_size(found.info.st_size)} > {_size(self.larger_than)}"
+        else:
+            why = f"{age:.1f} d > {rule.older_than / DAY:g} d"
+        return f"{rule.action} {printable(found.path)} ({_size(freed)}; {why})"

@@ -2,7 +2,6 @@
 opened relative to its root, a component at a time (openat(2), O_NOFOLLOW)."""
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
@@ -19,6 +18,11 @@ _SYSTEM = re.compile(
     r"|home(/[^/]*)?|media|mnt|opt|root|run|srv|var(/(cache|lib|spool))?)?",
     re.DOTALL,
 )
+
+
+class LeftAloneError(Exception):
+    """A file or directory is not touched, for the reason that this says; nothing is wrong."""
+
 
 Wanted = Callable[[str, str], bool]  # folder below the root, name
 Trouble = Callable[[str, str | Exception], None]  # path, why it is left alone or what failed
@@ -38,12 +42,19 @@ class Found(NamedTuple):
         return self.folder + self.name
 
     def open(self, flags: int = os.O_RDONLY) -> int:
-        """A descriptor of this very file. Raises OSError, also when another has its name by now."""
+        """A descriptor of this very file. Raises OSError, and LeftAloneError when another has its
+        name by now."""
         fd = os.open(self.name, flags | QUIETLY, dir_fd=self.directory)
         if not os.path.samestat(os.fstat(fd), self.info):
             os.close(fd)
-            raise OSError(errno.ESTALE, "replaced meanwhile")
+            raise LeftAloneError("replaced meanwhile")
         return fd
+
+    def refuse_changed(self, now: os.stat_result) -> None:
+        """Raise LeftAloneError when `now` is another file's, or this one has changed."""
+        stamps = [(i.st_dev, i.st_ino, i.st_size, i.st_mtime_ns) for i in (now, self.info)]
+        if stamps[0] != stamps[1]:
+            raise LeftAloneError("changed meanwhile")
 
 
 def refuse_root(root: str, protected: Iterable[Path]) -> None:
@@ -81,23 +92,42 @@ def walk(
 ) -> Iterator[Found]:
     """Files of any kind on the file system of `root` that are wanted; a directory that somebody
     holds an flock on is left alone."""
-    with opened(root) as top:
-        pending = [""]
-        while pending and not stopped():
-            folder = pending.pop()
-            shown = f"{root}/{folder}"
-            try:
-                with opened(folder, top) as directory:
-                    if _mount(directory) != _mount(top):
-                        trouble(shown, "another file system, or mounted from elsewhere")
-                        continue
-                    fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    yield from _files(directory, shown, folder, wanted, pending)
-            except BlockingIOError:
-                trouble(shown, "locked by another program (flock)")
-            except OSError as error:
-                if error.errno != errno.ENOENT:  # else it went meanwhile
-                    trouble(shown, error)
+    try:
+        with opened(root) as top:
+            yield from _below(root, top, wanted, trouble, stopped)
+    except OSError as error:
+        trouble(root, error)
+
+
+def _below(
+    root: str, top: int, wanted: Wanted, trouble: Trouble, stopped: Callable[[], bool]
+) -> Iterator[Found]:
+    mount, pending = _mount(top), [""]
+    while pending and not stopped():
+        folder = pending.pop()
+        shown = f"{root}/{folder}"
+        try:
+            with opened(folder, top) as directory:
+                _refuse(directory, mount)
+                yield from _files(directory, shown, folder, wanted, pending)
+        except FileNotFoundError:  # it went meanwhile
+            continue
+        except (LeftAloneError, OSError) as error:
+            trouble(shown, error)
+
+
+def _refuse(directory: int, mount: tuple[int, str]) -> None:
+    if _mount(directory) != mount:
+        raise LeftAloneError("another file system, or mounted from elsewhere")
+    lock(directory)
+
+
+def lock(fd: int) -> None:
+    """Hold the flock of a file or directory until `fd` is closed. Raises LeftAloneError."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise LeftAloneError("locked by another program (flock)") from None
 
 
 def _mount(directory: int) -> tuple[int, str]:
@@ -113,7 +143,12 @@ def _files(
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 pending.append(f"{folder}{entry.name}/")
-            elif wanted(folder, entry.name):
-                with contextlib.suppress(FileNotFoundError):
-                    info = entry.stat(follow_symlinks=False)
-                    yield Found(directory, shown, entry.name, info)
+            elif wanted(folder, entry.name) and (info := _info(entry)):
+                yield Found(directory, shown, entry.name, info)
+
+
+def _info(entry: "os.DirEntry[str]") -> os.stat_result | None:
+    try:
+        return entry.stat(follow_symlinks=False)
+    except FileNotFoundError:  # it went meanwhile
+        return None
