@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import run_script, wait_until
+from tests.helpers import ROOT, run_script, wait_until
 from tests.helpers.fake_proc import FakeProc
 from upkeep import metrics
 
@@ -100,3 +100,18 @@ def test_a_real_node_exporter_serves_every_figure(textfile: Path) -> None:
         count = sum(line.startswith((f"{name}{{", f"{name} ")) for line in own)
         shown = [x for x in served.splitlines() if x.startswith((f"{name}{{", f"{name} "))]
         assert len(shown) == count, name
+
+
+def test_the_docs_list_every_name_with_its_help() -> None:
+    rows = (ROOT / "docs/memory_sample.md").read_text().splitlines()
+    listed = {row.split("`")[1]: row for row in rows if row.startswith("| `upkeep_")}
+    assert list(listed) == list(metrics.HELP)
+    for name, row in listed.items():
+        _, kind, _label, meaning = (cell.strip() for cell in row.strip("|").split("|"))
+        assert meaning == metrics.HELP[name]
+        assert kind == ("counter" if name.endswith("_total") else "gauge")
+
+
+def test_every_name_of_the_suite_passes_the_linter(tmp_path: Path) -> None:
+    metrics.write(tmp_path / "all.prom", {name: {("x", "y"): 1} for name in metrics.HELP})
+    lint((tmp_path / "all.prom").read_text())
