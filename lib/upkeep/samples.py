@@ -44,6 +44,7 @@ class Point(NamedTuple):
 Series = dict[str, list[Point]]
 _NUMBERS = ("pid", "start_ticks", "rss_bytes", "pss_bytes", "limit_bytes")
 _MOST_NUMBER = 1 << 62  # of bytes, PIDs and ticks; what is larger is damage
+_known: dict[tuple[str, int, int], tuple[str, int, int]] = {}  # what many samples have in common
 _BEGUN = re.compile(rb'\{"time":(\d+),')
 _DECODER = json.JSONDecoder(parse_constant=lambda name: [name])  # a NaN is no number here
 
@@ -112,14 +113,15 @@ def _object(data: bytes) -> Row:
 
 def with_points(row: Row) -> Row:
     """`row` with points for "programs". A foreign one raises what `_DAMAGE` lists."""
-    time, boot_id, uptime = row["time"], sys.intern(row["boot_id"]), row["uptime"]
+    time, boot_id, uptime = row["time"], sys.intern(row["boot_id"]), _count(row["uptime"])
     points = []
     for name, pid, start, _processes, rss, *pss in row["programs"]:
         if not 0 <= pid < _MOST_NUMBER or abs(start) > _MOST_NUMBER or rss < 0:
             raise ValueError
+        key = (sys.intern(name), pid, start)
+        name, pid, start = _known.setdefault(key, key)
         age, known = uptime - start / proc.TICKS_PER_SECOND, pss[0] << 10 if pss else None
-        point = Point(time, boot_id, pid, start, rss << 10, age, known)
-        points.append((sys.intern(name), point))
+        points.append((name, Point(time, boot_id, pid, start, rss << 10, age, known)))
     for kind, length in (("disks", 2), ("dirs", 1)):
         for sizes in row.get(kind, {}).values():
             if len([_count(size) for size in sizes]) != length:
