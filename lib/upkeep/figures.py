@@ -48,7 +48,6 @@ def _of_group(settings: Config, program: Program, state: dict[str, Any]) -> dict
     verdict, growth, _low, _high, left, _limit = judged
     task, leader = settings.tasks.get(program.name), program.leader
     known = record_of(settings, program.name) if task else {}
-    counted = known.get("counts") if task and task.manager == "upkeep" else None
     return {
         "es": len(program.pids),
         "_resident_memory_bytes": program.rss_bytes,
@@ -58,8 +57,8 @@ def _of_group(settings: Config, program: Program, state: dict[str, Any]) -> dict
         "_start_time_seconds": leader
         and state["booted"] + leader.start_ticks / proc.TICKS_PER_SECOND,
         "_memory_limit_bytes": task and task.max_rss,
-        "_restarts_total": sum(counted.values()) if counted else None,
-        "_given_up": "given_up" in known.get("trouble", ()) if task else None,
+        "_restarts_total": known.get("starts") if task and task.manager == "upkeep" else None,
+        "_given_up": known.get("given_up", False) if task else None,
         "_memory_growth_bytes_per_second": None if growth is None else growth / DAY,
         "_leak_suspected": None if verdict in (None, "too_short") else verdict == "leak",
         "_time_to_limit_seconds": left,

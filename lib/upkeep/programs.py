@@ -61,11 +61,15 @@ def collect(root: str, settings: Config, boot_id: str) -> list[Program]:
 
 
 def record_of(settings: Config, task: str) -> dict[str, Any]:
-    """What is on record about a task (see task.Record); {} where that can't be read."""
-    with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError):
+    """What is on record about a task (see task.Record), with "starts" and whether it is "given_up".
+
+    {} where that can't be read.
+    """
+    with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError, TypeError):
         known = json.loads((settings.state / f"tasks/{task}.json").read_bytes())
         if {type(known.get(name)) for name in ("pid", "start_ticks")} == {int}:
-            return dict(known)
+            starts, lost = sum(known.get("counts", {}).values()), known.get("trouble", {})
+            return {**known, "starts": starts, "given_up": "given_up" in lost}
     return {}
 
 

@@ -147,7 +147,7 @@ def month(place: Path) -> list[bool]:
     past, _ = samples.read(place / "var", 30 * 86400, time.time())
     series = samples.series(past)
     parsed = time.process_time()
-    made = page.render("x", {name: (points, 1e9) for name, points in series.items()}, 30)
+    made = page.as_html("x", {name: (points, 1e9) for name, points in series.items()}, 30)
     told("the page itself", (time.process_time() - parsed) * 1000, 100, "ms CPU", gates=False)
     print(f"       reading 30 days: {(parsed - begin) * 1000:.0f} ms CPU")
     return [*results, told("the page", len(made) / 1000, 300, "KB")]
