@@ -121,10 +121,7 @@ def next_state(last: Row, now: Reading, seen: Sequence[Level], whole: bool) -> R
 def export(settings: Config, now: Reading, state: Row, began: float) -> None:
     """Write the textfile for Prometheus, if one is wanted. Raises OSError."""
     if settings.prometheus:
-        made, script = figures.of_host(settings, now, state), ("script", "memory_sample")
-        if state["succeeded_at"] is not None:
-            made["upkeep_last_success_timestamp_seconds"] = {script: state["succeeded_at"]}
-        made["upkeep_run_duration_seconds"] = {script: time.monotonic() - began}
+        made = figures.collect(settings, now, state, time.monotonic() - began)
         metrics.write(settings.prometheus / "upkeep_memory.prom", made)
 
 

@@ -56,7 +56,8 @@ def judge(points: Sequence[Point], limit_bytes: float | None, now: float) -> Ver
     if found.verdict not in ("leak", "growing") or not found.growth_bytes_per_day or not limit:
         return found
     left = (limit - points[-1].rss_bytes) / found.growth_bytes_per_day * DAY
-    return found._replace(time_to_limit_seconds=max(0.0, left - now + points[-1].time))
+    passed = max(0.0, now - points[-1].time)
+    return found._replace(time_to_limit_seconds=max(0.0, left - passed))
 
 
 def describe(found: Verdict) -> str:

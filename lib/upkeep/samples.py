@@ -68,7 +68,7 @@ def append(state: Path, row: Row) -> None:
 
     What is too old is counted in days that have samples: a clock that was wrong deletes nothing.
     """
-    day = datetime.fromtimestamp(row["time"], UTC).strftime("%Y-%m-%d")
+    day = _day(row["time"])
     data = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
     files.append_line(state / "memory" / f"{day}.jsonl", data)
     total = 0
@@ -76,6 +76,10 @@ def append(state: Path, row: Row) -> None:
         total += path.stat().st_size
         if count > DAYS or (total > MOST_BYTES and count > 1):
             path.unlink()
+
+
+def _day(time: float) -> str:
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d")
 
 
 def _days(state: Path) -> list[Path]:
@@ -89,7 +93,8 @@ def read(state: Path, seconds: float, now: float, dense: float = math.inf) -> tu
     twelve is taken, about one an hour. Raises OSError.
     """
     found, skipped = [], 0
-    for count, path in enumerate(reversed(_days(state)[-math.ceil(seconds / 86400) - 1 :])):
+    days = [path for path in _days(state) if path.stem <= _day(now + 86400)]  # a wrong clock's: no
+    for count, path in enumerate(reversed(days[-math.ceil(seconds / 86400) - 1 :])):
         rows, every = [], 12 if count * 86400 > dense else 1
         with open(path, "rb") as lines:
             for data in itertools.islice(lines, 0, None, every):
