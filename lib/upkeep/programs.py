@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import json
 import os
 import re
@@ -125,16 +126,20 @@ def _names(running: Iterable[Stat], root: str) -> dict[int, str]:
 
 def _full_name(stat: Stat, root: str) -> str:
     """What it runs, a script with its whole path. A title that it gave itself is split up."""
-    name, line = stat.name, b""
+    name = stat.name
     with contextlib.suppress(OSError):
         with open(f"{root}/{stat.pid}/cmdline", "rb", 0) as file:
-            line = file.read(4096)
-        words = line.decode("utf-8", "surrogateescape").rstrip("\0").split("\0")
-        titled = len(words) == 1 and os.path.basename(words[0])[:15] != stat.name
-        name = program_name(words[0].split() if titled else words, stat.name)
+            name = _name_in(file.read(4096), stat.name)
         if name.endswith((".py", ".js", ".sh", ".rb", ".pl")) and not name.startswith("/"):
             name = os.path.join(os.readlink(f"{root}/{stat.pid}/cwd"), name)
     return os.path.normpath(name)
+
+
+@functools.cache  # many processes have the same command line
+def _name_in(line: bytes, fallback: str) -> str:
+    words = line.decode("utf-8", "surrogateescape").rstrip("\0").split("\0")
+    titled = len(words) == 1 and os.path.basename(words[0])[:15] != fallback
+    return program_name(words[0].split() if titled else words, fallback)
 
 
 def program_name(words: list[str], fallback: str) -> str:
