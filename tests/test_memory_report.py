@@ -259,6 +259,18 @@ def test_the_history_of_this_host_gives_trends_growth_and_a_page(
     assert page.stat().st_mode & 0o777 == 0o644
 
 
+def test_every_problem_has_its_line_and_none_is_wider_than_the_screen(
+    home: Path, fake: FakeProc
+) -> None:
+    lines = [*history("short"), *history("a-very-long-name-of-a-program-that-leaks")]
+    (home / "history.jsonl").write_text("\n".join(lines) + "\n")
+    options = ("--history", home / "history.jsonl", "--proc-root", fake.root)
+    shown = report(home, *options).stdout.splitlines()
+    assert shown[0].startswith("PROBLEM: short: leak, 48 MiB a day, at its limit in ")
+    assert shown[1].startswith("and: a-very-long-name-of-a-program-that-leaks: leak, 48 MiB a day")
+    assert shown[2].startswith("  ") and max(map(len, shown)) <= 80
+
+
 def test_an_export_is_judged_alike_elsewhere(home: Path, fake: FakeProc) -> None:
     fill(home, fake)
     exported = report(home, "--proc-root", fake.root, "--export", "-").stdout

@@ -1,6 +1,7 @@
 """The report: as text with sparklines, and as an HTML page of inline SVG without scripts."""
 
 import math
+import textwrap
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -33,7 +34,8 @@ def as_text(
     size, host, coverage = units.format_size, found["host"], found["coverage"]
     share, rate = host["used_bytes"] / host["limit_bytes"], host["swap_rate_bytes_per_second"]
     fine = f"OK: {share:.0%} of {size(host['limit_bytes'])} in use"
-    lines = ["PROBLEM: " + wrong[0], *(f"and: {each}" for each in wrong[1:])] if wrong else [fine]
+    told = ["PROBLEM: " + wrong[0], *(f"and: {each}" for each in wrong[1:])] if wrong else [fine]
+    lines = [part for line in told for part in textwrap.wrap(line, 80, subsequent_indent="  ")]
     stalled = (host["pressure"] or {}).get("some_avg60", "?")
     kills = "?" if host["oom_kills"] is None else host["oom_kills"]
     lines += [
