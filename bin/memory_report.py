@@ -61,11 +61,15 @@ def parser() -> ArgumentParser:
     return made
 
 
-def read_records(settings: Config, seconds: float, now: Row) -> tuple[list[Row], Events, bool]:
-    """The history and the restarts of tasks. Not whole without the right to read them."""
+def read_records(settings: Config, options: Namespace, now: Row) -> tuple[list[Row], Events, bool]:
+    """The history and the restarts of tasks. Not whole without the right to read them.
+
+    Of what is older than a verdict needs, one sample an hour is enough.
+    """
+    seconds = max(options.since or 0.0, 7 * DAY)
+    dense = math.inf if options.export else leak.WINDOW_SECONDS
     try:
-        dense = max(seconds, leak.WINDOW_SECONDS)
-        past, skipped = samples.read(settings.state, max(dense, 7 * DAY), now["time"], dense)
+        past, skipped = samples.read(settings.state, seconds, now["time"], dense)
         windows = restarts.WINDOWS.items()
         events = {key: history.since(settings.state, age, now) for key, age in windows}
     except OSError as error:
@@ -79,7 +83,7 @@ def read_records(settings: Config, seconds: float, now: Row) -> tuple[list[Row],
 def gather(settings: Config, options: Namespace) -> tuple[Row, Series, list[str]]:
     """The JSON document, the series for charts, and what is wrong. Raises OperatorError."""
     now = take(settings, options.proc_root, options.top or settings.host.top)
-    past, events, whole = read_records(settings, options.since or 0.0, now.row)
+    past, events, whole = read_records(settings, options, now.row)
     series = samples.series([*past, samples.with_points(now.row)])
     end, limits, window = now.time, now.limits, options.since or leak.WINDOW_SECONDS
     running = {each.name: each for each in now.programs}

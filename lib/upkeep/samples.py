@@ -118,7 +118,7 @@ def _object(data: bytes) -> Row:
 
 def with_points(row: Row) -> Row:
     """`row` with points for "programs". A foreign one raises what `_DAMAGE` lists."""
-    time, boot_id, uptime = row["time"], sys.intern(row["boot_id"]), _count(row["uptime"])
+    time, boot_id, uptime = row["time"], sys.intern(row["boot_id"]), row["uptime"]
     points = []
     for name, pid, start, _processes, rss, *pss in row["programs"]:
         if not 0 <= pid < _MOST_NUMBER or abs(start) > _MOST_NUMBER or rss < 0:
@@ -127,6 +127,7 @@ def with_points(row: Row) -> Row:
         name, pid, start = _known.setdefault(key, key)
         age, known = uptime - start / proc.TICKS_PER_SECOND, pss[0] << 10 if pss else None
         points.append((name, Point(time, boot_id, pid, start, rss << 10, age, known)))
+    _count(abs(uptime))
     for kind, length in (("disks", 2), ("dirs", 1)):
         for sizes in row.get(kind, {}).values():
             if len([_count(size) for size in sizes]) != length:

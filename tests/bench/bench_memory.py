@@ -180,7 +180,7 @@ def month(place: Path) -> list[bool]:
     size = sum(path.stat().st_size for path in (place / "var/memory").glob("*.jsonl"))
     results = [told("30 days of 20 programs", size / 1e6, 10, "MB")]
     begin = time.process_time()
-    past, _ = samples.read(place / "var", 30 * 86400, time.time())
+    past, _ = samples.read(place / "var", 30 * 86400, time.time(), leak.WINDOW_SECONDS)
     series = samples.series(past)
     parsed = time.process_time()
     made = page.as_html("x", {name: (points, 1e9) for name, points in series.items()}, 30)
