@@ -38,8 +38,8 @@ def test_a_straight_rise_is_a_leak_with_its_slope_bounds_and_time_to_the_limit()
     found = verdict(points, limit=300 * MIB)
     assert found.verdict == "leak" and found.growth_bytes_per_day
     assert found.growth_bytes_per_day == pytest.approx(48 * MIB, rel=0.02)
-    assert found.growth_low and found.growth_high
-    assert found.growth_low <= found.growth_bytes_per_day <= found.growth_high
+    low, high = found.growth_low_bytes_per_day, found.growth_high_bytes_per_day
+    assert low and high and low <= found.growth_bytes_per_day <= high
     left = (300 - 40 - 2 * 72) / 2 * 3600
     assert found.time_to_limit_seconds == pytest.approx(left, rel=0.05)
     later = leak.judge(points, 300 * MIB, points[-1].time + 3600)

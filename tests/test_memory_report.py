@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import tempfile
@@ -79,6 +80,15 @@ def test_json_says_the_same_in_bytes(home: Path, fake: FakeProc) -> None:
     assert first["rss_bytes"] == 61_000 * os.sysconf("SC_PAGE_SIZE")
     assert first["pss_bytes"] == 233_000 << 10
     assert (second["name"], second["pss_bytes"]) == ("server.js", None)
+
+
+def test_the_docs_name_every_key_of_the_document(home: Path, fake: FakeProc) -> None:
+    fill(home, fake)
+    found, docs = document(home, "--proc-root", fake.root), ROOT / "docs/memory_report.md"
+    rows = [found, *(found[key] for key in ("host", "coverage"))]
+    rows += [found[key][0] for key in ("programs", "disks", "directories")]
+    named = set(re.findall(r"`(\w+)`", docs.read_text()))
+    assert {key for row in rows for key in row} <= named
 
 
 def test_restarts_of_a_task_are_counted_by_window(home: Path) -> None:

@@ -33,8 +33,8 @@ class Verdict(NamedTuple):
 
     verdict: str
     growth_bytes_per_day: float | None = None
-    growth_low: float | None = None
-    growth_high: float | None = None
+    growth_low_bytes_per_day: float | None = None
+    growth_high_bytes_per_day: float | None = None
     time_to_limit_seconds: float | None = None
     limit_bytes: float | None = None
 

@@ -43,7 +43,7 @@ def as_text(
         f"available {size(host['available_bytes'])}, limit {size(host['limit_bytes'])}"
         f" ({host['limit_source']}), stalled {stalled} % of a minute",
         f"swap {size(host['swap_used_bytes'])} of {size(host['swap_total_bytes'])},"
-        f" moving {size(rate or 0)}/s; out-of-memory kills: {kills}",
+        f" moving {'?' if rate is None else size(rate)}/s; out-of-memory kills: {kills}",
         "",
     ]
     cells = [
