@@ -99,9 +99,7 @@ def gather(settings: Config, options: Namespace) -> tuple[Row, Series, list[str]
         row = program_row(name, judged, series.get(name, []), running.get(name))
         if name in settings.tasks and running:  # every restart of a task is recorded
             row |= {key: history.count_restarts(each, name) for key, each in events.items()}
-        known = [managed[pid] for pid in running[name].pids if pid in managed] if managed else []
-        row["restarts_by_manager"] = sum(known) if known else None
-        rows.append(row)
+        rows.append(row | {"restarts_by_manager": managed.get(name)})
     wrong = [x.text for x in levels.compare(settings, now, verdicts, math.inf) if x.over]
     for name, points in series.items():
         series[name] = [point for point in points if point.time >= end - window]

@@ -321,25 +321,31 @@ def test_a_page_is_not_put_into_a_directory_that_is_not_there(home: Path, fake: 
 @pytest.mark.skipif(not shutil.which("pm2"), reason="pm2 is not installed")
 def test_restarts_are_those_that_pm2_counts_where_it_runs() -> None:
     home = Path(tempfile.mkdtemp())  # a short path: the titles of pm2's processes are cut
-    (home / "collector.js").write_text("setInterval(() => {}, 1000)")
+    for name in ("collector.js", "web.js"):
+        (home / name).write_text("setInterval(() => {}, 1000)")
     path = f"{Path(str(shutil.which('pm2'))).parent}:{os.environ['PATH']}"
     environment = {"PATH": path, "PM2_HOME": str(home / "pm2"), "HOME": str(home)}
     (home / "upkeep.toml").write_text("")
     try:
         for command in (
             ["start", str(home / "collector.js")],
+            ["start", str(home / "web.js"), "-i", "2"],
             ["restart", "all"],
             ["restart", "0"],
         ):
             subprocess.run(["pm2", *command], env=environment, check=True, capture_output=True)
         options = ("--config", home / "upkeep.toml", "--json")
 
-        def row() -> dict[str, Any]:  # node takes a moment until it has its name
-            found = json.loads(run_script("memory_report", *options, env={"PATH": path}).stdout)
-            rows = {each["name"]: each for each in found["programs"]}
-            return dict(rows.get("collector.js", {}))
+        def rows() -> dict[str, Any] | None:  # node takes a moment until it has its name
+            found = json.loads(run_script("memory_report", *options).stdout)["programs"]
+            rows = {each["name"]: each for each in found}
+            whole = rows.get("web.js", {}).get("processes") == 2 and "collector.js" in rows
+            return rows if whole else None
 
-        assert wait_until(row)["restarts_by_manager"] == 2
+        found = wait_until(rows)
+        assert found["collector.js"]["restarts_by_manager"] == 2  # with all, and alone
+        assert found["web.js"]["restarts_by_manager"] == 2  # two instances
+        assert found["PM2"]["restarts_by_manager"] is None
     finally:
         subprocess.run(["pm2", "kill"], env=environment, check=True, capture_output=True)
         shutil.rmtree(home)
