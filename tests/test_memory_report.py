@@ -281,6 +281,13 @@ def test_every_problem_has_its_line_and_none_is_wider_than_the_screen(
     assert shown[2].startswith("  ") and max(map(len, shown)) <= 80
 
 
+def test_a_name_without_end_in_a_history_is_cut(home: Path, fake: FakeProc) -> None:
+    (home / "history.jsonl").write_text("\n".join(history("é" * 20_000, hours=20)))
+    result = report(home, "--history", home / "history.jsonl", "--proc-root", fake.root)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
 def test_an_export_is_judged_alike_elsewhere(home: Path, fake: FakeProc) -> None:
     fill(home, fake)
     exported = report(home, "--proc-root", fake.root, "--export", "-").stdout

@@ -43,6 +43,7 @@ class Point(NamedTuple):
 
 Series = dict[str, list[Point]]
 _NUMBERS = ("pid", "start_ticks", "rss_bytes", "pss_bytes", "limit_bytes")
+_LONGEST_NAME = 200
 _MOST_NUMBER = 1 << 62  # of bytes, PIDs and ticks; what is larger is damage
 _known: dict[tuple[str, int, int], tuple[str, int, int]] = {}  # what many samples have in common
 _BEGUN = re.compile(rb'\{"time":(\d+),')
@@ -152,7 +153,7 @@ def parse(lines: Iterable[bytes]) -> tuple[Series, int]:
         try:
             row = _object(data)
             known = {k: kind(row[k]) for k, kind in _KINDS.items() if row.get(k) is not None}
-            found.setdefault(str(row["name"]), []).append(Point(**known))
+            found.setdefault(str(row["name"])[:_LONGEST_NAME], []).append(Point(**known))
         except _DAMAGE:
             skipped += bool(data.strip())
     return found, skipped
