@@ -4,39 +4,36 @@
 usage: memory_report.py [--since 3d] [--top N] [--json | --html FILE | --export FILE]
                         [--telegram [--attach]] [--history FILE]
 
-    PROBLEM: trader.py: leak, 38 MiB a day, at its limit in 3 d 10 h
+    PROBLEM: trader: leak, 38 MiB a day, at its limit in 3 d 12 h
     available 1.1 GiB, limit 2.0 GiB (host), stalled 0.0 % of a minute
-    swap 120 MiB of 512 MiB, moving 0 B/s; out-of-memory kills: 0
+    swap 119 MiB of 500 MiB, moving 0 B/s; out-of-memory kills: 0
 
-    PROGRAM         N      RSS  24H  TREND   LAST
-    trader.py       1  167 MiB    0  leak    ▃▄▄▅▅▆▆▇▇█
-    shop:app        5  142 MiB    0  steady  ▇▇▇▇▇▇▆▇█▇
-    disk /: 24 GiB used, 78 GiB free, full in 61 days
+    PROGRAM       N      RSS      PSS  24H  TREND      LAST
+    trader        1  167 MiB  161 MiB    0  leak       ▃▄▄▅▅▆▆▇▇█
+    shop:app      5  143 MiB   93 MiB    1  too short  ▇▇▇▇█▇▇▇▇▇
+    server.js     1  118 MiB   95 MiB    0  steady     ▇▇▇▇▇▇▇█▇▇
+    disk /: 25 GiB used, 76 GiB free
 
 exit codes: 0 reported, whatever was found; 1 something could not be read or written; 2 usage or
 configuration.
 """
 
-import collections
-import contextlib
-import json
+import gc
 import math
-import os
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, config, files, history, leak, levels, memory, page, proc, samples, text
+from upkeep import cli, config, files, history, leak, levels, memory, page, restarts, samples
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
 from upkeep.programs import Program
-from upkeep.samples import Point, Reading, Row, Series
-from upkeep.settings import HostSettings
-from upkeep.units import format_size
+from upkeep.reading import Reading, take
+from upkeep.samples import Point, Row, Series
 
 EXAMPLES = """  memory_report.py  # how is this host, and who uses its memory?
   memory_report.py --json | jq '.programs[] | select(.verdict == "leak")'  # which ones leak?
@@ -44,7 +41,6 @@ EXAMPLES = """  memory_report.py  # how is this host, and who uses its memory?
   memory_report.py --export - | ssh desk memory_report.py --history -  # judge it elsewhere"""
 DAY = 86400.0
 Events = dict[str, list[Row]]
-WINDOWS = {"restarts_24h": DAY, "restarts_7d": 7 * DAY}
 
 
 def parser() -> ArgumentParser:
@@ -65,15 +61,20 @@ def parser() -> ArgumentParser:
     return made
 
 
-def read_records(settings: Config, seconds: float, now: Row) -> tuple[list[Row], Events, bool]:
-    """The history and the restarts of tasks. Not whole without the right to read them."""
+def read_records(settings: Config, options: Namespace, now: Row) -> tuple[list[Row], Events, bool]:
+    """The history and the restarts of tasks. Not whole without the right to read them.
+
+    Of what is older than a verdict needs, one sample an hour is enough.
+    """
+    seconds = max(options.since or 0.0, 7 * DAY)
+    dense = math.inf if options.export else leak.WINDOW_SECONDS
     try:
-        dense = max(seconds, leak.WINDOW_SECONDS)
-        past, skipped = samples.read(settings.state, max(dense, 7 * DAY), now["time"], dense)
-        events = {key: history.since(settings.state, age, now) for key, age in WINDOWS.items()}
+        past, skipped = samples.read(settings.state, seconds, now["time"], dense)
+        windows = restarts.WINDOWS.items()
+        events = {key: history.since(settings.state, age, now) for key, age in windows}
     except OSError as error:
         cli.warn(f"{error.filename}: {error.strerror}: the report is without a history")
-        return [], {key: [] for key in WINDOWS}, False
+        return [], {key: [] for key in restarts.WINDOWS}, False
     if skipped:
         cli.warn(f"{settings.state / 'memory'}: {skipped} lines are no samples: left out")
     return past, events, True
@@ -81,8 +82,8 @@ def read_records(settings: Config, seconds: float, now: Row) -> tuple[list[Row],
 
 def gather(settings: Config, options: Namespace) -> tuple[Row, Series, list[str]]:
     """The JSON document, the series for charts, and what is wrong. Raises OperatorError."""
-    now = samples.take(settings, options.proc_root, options.top or settings.host.top)
-    past, events, whole = read_records(settings, options.since or 0.0, now.row)
+    now = take(settings, options.proc_root, options.top or settings.host.top)
+    past, events, whole = read_records(settings, options, now.row)
     series = samples.series([*past, samples.with_points(now.row)])
     end, limits, window = now.time, now.limits, options.since or leak.WINDOW_SECONDS
     running = {each.name: each for each in now.programs}
@@ -92,13 +93,13 @@ def gather(settings: Config, options: Namespace) -> tuple[Row, Series, list[str]
         end = max((points[-1].time for points in series.values()), default=end)
         window, running = options.since or math.inf, {}
     verdicts = leak.judge_all(settings, series, limits, end, window)
-    rows, pm2 = [], counted_by_pm2(now) if running else {}
+    managed = restarts.by_managers(now.programs, options.proc_root) if running else {}
+    rows = []
     for name, judged in verdicts.items():
         row = program_row(name, judged, series.get(name, []), running.get(name))
         if name in settings.tasks and running:  # every restart of a task is recorded
             row |= {key: history.count_restarts(each, name) for key, each in events.items()}
-        row["restarts_by_pm2"] = sum(pm2.get(pid, 0) for pid in running[name].pids) if pm2 else None
-        rows.append(row)
+        rows.append(row | {"restarts_by_manager": managed.get(name)})
     wrong = [x.text for x in levels.compare(settings, now, verdicts, math.inf) if x.over]
     for name, points in series.items():
         series[name] = [point for point in points if point.time >= end - window]
@@ -108,33 +109,12 @@ def gather(settings: Config, options: Namespace) -> tuple[Row, Series, list[str]
 def program_row(
     name: str, judged: leak.Verdict, points: Sequence[Point], program: Program | None
 ) -> Row:
-    """What is known about one program. Restarts: lives that more than one sample saw."""
+    """What is known about one program, by its processes or by its last point."""
     known = program or points[-1]
     row = {"name": name, "processes": len(program.pids) if program else 1}
     row |= {"rss_bytes": known.rss_bytes, "pss_bytes": known.pss_bytes}
     row |= {"fds": program.fds if program else None, **judged._asdict()}
-    for key, seconds in WINDOWS.items():
-        begin = points[-1].time - seconds if points else 0.0
-        lives = collections.Counter(point.life for point in points if point.time >= begin)
-        row[key] = max(0, sum(count > 1 for count in lives.values()) - 1)
-    return row
-
-
-def counted_by_pm2(now: Reading) -> dict[int, int]:
-    """Restarts that pm2 counts, by PID; asked only where it runs, since asking would start it."""
-    counts = {}
-    for pid in [pid for each in now.programs if each.name == "PM2" for pid in each.pids]:
-        home = proc.environment(pid).get("PM2_HOME", "")
-        places = f"{os.environ.get('PATH', os.defpath)}:/usr/local/bin"
-        env = {**os.environ, "PM2_HOME": home, "PATH": places}
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, IndexError):
-            import subprocess
-
-            os.stat(f"{home}/rpc.sock")
-            done = subprocess.run(["pm2", "jlist"], env=env, capture_output=True, check=False)
-            for app in json.loads(done.stdout.splitlines()[-1]):
-                counts[app["pid"]] = int(app["pm2_env"]["restart_time"])
-    return counts
+    return row | restarts.by_lives(points)
 
 
 def document(settings: Config, now: Reading, past: list[Row], rows: list[Row]) -> Row:
@@ -180,47 +160,6 @@ def read_history(file: str) -> Series:
     return found
 
 
-def render(found: Row, series: Series, wrong: list[str], settings: HostSettings, top: int) -> str:
-    """The report; its table fits 60 columns."""
-    size, host, coverage = format_size, found["host"], found["coverage"]
-    share, rate = host["used_bytes"] / host["limit_bytes"], host["swap_rate_bytes_per_second"]
-    fine = f"OK: {share:.0%} of {size(host['limit_bytes'])} in use"
-    lines = ["PROBLEM: " + "; ".join(wrong) if wrong else fine]
-    for row in found["programs"]:
-        rss, restarts = row["rss_bytes"], row["restarts_by_pm2"] or row["restarts_24h"]
-        if rss > settings.program_attention or restarts > settings.restarts_attention:
-            lines.append(f"! {row['name']}: {size(rss)}, {restarts} restarts")
-    stalled = (host["pressure"] or {}).get("some_avg60", "?")
-    lines += [
-        f"available {size(host['available_bytes'])}, limit {size(host['limit_bytes'])}"
-        f" ({host['limit_source']}), stalled {stalled} % of a minute",
-        f"swap {size(host['swap_used_bytes'])} of {size(host['swap_total_bytes'])},"
-        f" moving {size(rate or 0)}/s; out-of-memory kills: {host['oom_kills']}",
-    ]
-    cells = [
-        (
-            text.cut(text.printable(row["name"]), 24),
-            str(row["processes"]),
-            size(row["rss_bytes"]),
-            str(row["restarts_24h"]),
-            row["verdict"].replace("_", " "),
-            page.sparkline(series.get(row["name"], [])),
-        )
-        for row in found["programs"][:top]
-    ]
-    lines += ["", *text.table(("PROGRAM", "N", "RSS", "24H", "TREND", "LAST"), cells, "<>>><<")]
-    lines += [f"PSS known for {coverage['pss_known']} of {coverage['processes']} processes"]
-    for row in found["disks"]:
-        days = row["free_bytes"] / max(1.0, row["growth_bytes_per_day"] or 0.0)
-        full = f", full in {days:.0f} days" if days < 365 else ""
-        used, free = size(row["used_bytes"]), size(row["free_bytes"])
-        lines.append(f"disk {row['path']}: {used} used, {free} free{full}")
-    for row in found["directories"][:10]:
-        rise = f", {size(rate)} a day" if (rate := row["growth_bytes_per_day"]) else ""
-        lines.append(f"{row['path']}: {size(row['size_bytes'])}{rise}")
-    return "\n".join(map(text.printable, lines))
-
-
 def write(file: str, content: str) -> None:
     """Replace `file` at once, readable by all; "-" is stdout. Raises OperatorError."""
     if file == "-":
@@ -234,35 +173,64 @@ def write(file: str, content: str) -> None:
         raise OperatorError(f"{file}: cannot be written: {error.strerror}") from None
 
 
+def enclosures(
+    found: Row, series: Series, title: str, html: Callable[[], str], attach: bool
+) -> Iterator[tuple[str, str, bytes, str]]:
+    """(kind, file name, content, caption) of what goes with the message.
+
+    That is a picture of the program that is first to reach its limit, if any grows; and the page,
+    if `attach` asks for it or there is no Pillow to draw the picture.
+    """
+    from upkeep import picture
+
+    growing = [row for row in found["programs"] if row["verdict"] in ("leak", "growing")]
+    left = {row["name"]: row["time_to_limit_seconds"] for row in growing}
+    growing.sort(key=lambda row: math.inf if left[row["name"]] is None else left[row["name"]])
+    for row in growing[:1]:
+        drawn = picture.draw(series[row["name"]], row["limit_bytes"] or 0.0)
+        judged = leak.Verdict(*(row[name] for name in leak.Verdict._fields))
+        if drawn:
+            yield "photo", "trend.png", drawn, f"{row['name']}: {leak.describe(judged)}"
+        attach = attach or not drawn
+    if attach:
+        yield "document", "memory.html", html().encode("utf-8", "backslashreplace"), title
+
+
 @cli.script
 def main(argv: Sequence[str] | None = None) -> int:
     """Report. Returns the exit status."""
     options = parser().parse_args(argv)
     settings = config.load(options.config)
-    top = options.top or settings.host.top
-    if options.dry_run:
-        options.html = options.export = options.telegram = None
+    gc.disable()  # a short run without cycles: to look for them costs a fifth of reading a history
     found, series, wrong = gather(settings, options)
-    shown = render(found, series, wrong, settings.host, top)
-    rows = {row["name"]: row["limit_bytes"] or 0.0 for row in found["programs"][:top]}
-    charts = {name: (series.get(name, []), limit) for name, limit in rows.items()}
-    html = page.render(shown, charts, options.refresh) if options.html or options.attach else ""
+    top = options.top or settings.host.top
+    shown = page.as_text(found, series, wrong, settings.host, top)
+
+    def html() -> str:
+        limits = {row["name"]: row["limit_bytes"] or 0.0 for row in found["programs"][:top]}
+        charts = {name: (series.get(name, []), limit) for name, limit in limits.items()}
+        return page.as_html(shown, charts, options.refresh)
+
     if options.json:
         cli.print_json(found)
-    elif options.export:
+    elif options.export and not options.dry_run:
         write(options.export, "".join(f"{line}\n" for line in samples.export(series)))
-    elif options.html:
-        write(options.html, html)
-    elif not options.telegram:
+    elif options.html and not options.dry_run:
+        write(options.html, html())
+    elif options.dry_run or not options.telegram:
         print(shown)
-    if options.telegram:
+    if options.telegram and not options.dry_run:
         from upkeep.alerts import Alerts
 
+        title = shown.split("\n")[0]
         with Alerts(settings) as alerts:
-            if options.attach:
-                alerts.attached = html.encode("utf-8", "backslashreplace")
-                alerts.model = replace(alerts.model, upload="document", file_name="memory.html")
             alerts.inform(shown, kind="pre")
+            for kind, name, content, caption in enclosures(
+                found, series, title, html, options.attach
+            ):
+                alerts.attached = content
+                alerts.model = replace(alerts.model, upload=kind, file_name=name)
+                alerts.inform(caption)
     return Exit.DONE if found["history_read"] else Exit.PROBLEM
 
 

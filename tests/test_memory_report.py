@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import tempfile
@@ -16,7 +17,7 @@ import pytest
 from tests.helpers import ROOT, run_script, traces, wait_until
 from tests.helpers.bot_api import BotApi
 from tests.helpers.fake_proc import BOOT_ID, FakeProc
-from upkeep import files, proc, samples
+from upkeep import files, picture, proc, samples
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_the_first_line_is_the_verdict(home: Path, fake: FakeProc) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert lines[0] == "OK: 50% of 2.0 GiB in use"
-    assert lines[1] == "! app.py: 238 MiB, 0 restarts"
+    assert lines[1] == "! app.py: 238 MiB, 0 restarts in 24 h"
     assert max(map(len, lines)) <= 80
     FakeProc(fake.root, available=100_000)
     result = report(home, "--proc-root", fake.root)
@@ -79,6 +80,15 @@ def test_json_says_the_same_in_bytes(home: Path, fake: FakeProc) -> None:
     assert first["rss_bytes"] == 61_000 * os.sysconf("SC_PAGE_SIZE")
     assert first["pss_bytes"] == 233_000 << 10
     assert (second["name"], second["pss_bytes"]) == ("server.js", None)
+
+
+def test_the_docs_name_every_key_of_the_document(home: Path, fake: FakeProc) -> None:
+    fill(home, fake)
+    found, docs = document(home, "--proc-root", fake.root), ROOT / "docs/memory_report.md"
+    rows = [found, *(found[key] for key in ("host", "coverage"))]
+    rows += [found[key][0] for key in ("programs", "disks", "directories")]
+    named = set(re.findall(r"`(\w+)`", docs.read_text()))
+    assert {key for row in rows for key in row} <= named
 
 
 def test_restarts_of_a_task_are_counted_by_window(home: Path) -> None:
@@ -259,6 +269,25 @@ def test_the_history_of_this_host_gives_trends_growth_and_a_page(
     assert page.stat().st_mode & 0o777 == 0o644
 
 
+def test_every_problem_has_its_line_and_none_is_wider_than_the_screen(
+    home: Path, fake: FakeProc
+) -> None:
+    lines = [*history("short"), *history("a-very-long-name-of-a-program-that-leaks")]
+    (home / "history.jsonl").write_text("\n".join(lines) + "\n")
+    options = ("--history", home / "history.jsonl", "--proc-root", fake.root)
+    shown = report(home, *options).stdout.splitlines()
+    assert shown[0].startswith("PROBLEM: short: leak, 48 MiB a day, at its limit in ")
+    assert shown[1].startswith("and: a-very-long-name-of-a-program-that-leaks: leak, 48 MiB a day")
+    assert shown[2].startswith("  ") and max(map(len, shown)) <= 80
+
+
+def test_a_name_without_end_in_a_history_is_cut(home: Path, fake: FakeProc) -> None:
+    (home / "history.jsonl").write_text("\n".join(history("é" * 20_000, hours=20)))
+    result = report(home, "--history", home / "history.jsonl", "--proc-root", fake.root)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
 def test_an_export_is_judged_alike_elsewhere(home: Path, fake: FakeProc) -> None:
     fill(home, fake)
     exported = report(home, "--proc-root", fake.root, "--export", "-").stdout
@@ -305,25 +334,61 @@ def has_started(program: Path) -> bool:
 @pytest.mark.skipif(not shutil.which("pm2"), reason="pm2 is not installed")
 def test_restarts_are_those_that_pm2_counts_where_it_runs() -> None:
     home = Path(tempfile.mkdtemp())  # a short path: the titles of pm2's processes are cut
-    (home / "collector.js").write_text("setInterval(() => {}, 1000)")
+    for name in ("collector.js", "web.js"):
+        (home / name).write_text("setInterval(() => {}, 1000)")
     path = f"{Path(str(shutil.which('pm2'))).parent}:{os.environ['PATH']}"
     environment = {"PATH": path, "PM2_HOME": str(home / "pm2"), "HOME": str(home)}
     (home / "upkeep.toml").write_text("")
     try:
         for command in (
             ["start", str(home / "collector.js")],
+            ["start", str(home / "web.js"), "-i", "2"],
             ["restart", "all"],
             ["restart", "0"],
         ):
             subprocess.run(["pm2", *command], env=environment, check=True, capture_output=True)
         wait_until(lambda: has_started(home / "collector.js"))
         options = ("--config", home / "upkeep.toml", "--json")
-        result = run_script("memory_report", *options, env={"PATH": path})
+
+        def rows() -> dict[str, Any] | None:  # node takes a moment until it has its name
+            found = json.loads(run_script("memory_report", *options).stdout)["programs"]
+            rows = {each["name"]: each for each in found}
+            whole = rows.get("web.js", {}).get("processes") == 2 and "collector.js" in rows
+            return rows if whole else None
+
+        found = wait_until(rows)
+        assert found["collector.js"]["restarts_by_manager"] == 2  # with all, and alone
+        assert found["web.js"]["restarts_by_manager"] == 2  # two instances
+        assert found["PM2"]["restarts_by_manager"] is None
     finally:
         subprocess.run(["pm2", "kill"], env=environment, check=True, capture_output=True)
         shutil.rmtree(home)
-    rows = {row["name"]: row for row in json.loads(result.stdout)["programs"]}
-    assert rows["collector.js"]["restarts_by_pm2"] == 2
+
+
+SYSTEMCTL = """#!/bin/sh
+test "$*" = "show --property=MainPID,NRestarts *.service" || exit 1
+printf 'NRestarts=0\\nMainPID=0\\n\\nMainPID=11\\nNRestarts=63\\n\\nMainPID=x\\n'
+"""
+
+
+def test_restarts_are_those_that_systemd_counts_where_it_is_the_first_process(
+    home: Path, fake: FakeProc
+) -> None:
+    (home / "systemctl").write_text(SYSTEMCTL)
+    (home / "systemctl").chmod(0o755)
+    (home / "upkeep.toml").write_text("")
+    options = ("--config", home / "upkeep.toml", "--proc-root", fake.root)
+    path = {"PATH": f"{home}:/usr/bin:/bin"}
+
+    def counted() -> list[int | None]:
+        found = json.loads(run_script("memory_report", *options, "--json", env=path).stdout)
+        return [row["restarts_by_manager"] for row in found["programs"][:2]]
+
+    assert counted() == [None, None]
+    fake.process(1, ["/usr/lib/systemd/systemd"], 900)
+    assert counted() == [63, None]
+    shown = run_script("memory_report", *options, env=path).stdout
+    assert "! app.py: 238 MiB, 0 restarts in 24 h, 63 in all by its manager's count\n" in shown
 
 
 def test_the_page_goes_with_the_message_when_asked(home: Path, fake: FakeProc) -> None:
@@ -335,3 +400,42 @@ def test_the_page_goes_with_the_message_when_asked(home: Path, fake: FakeProc) -
         assert (result.returncode, result.stderr) == (0, "")
         assert any("PROBLEM: server.js" in text for text in api.texts)
         assert [each["method"] for each in api.sends][-1] == "sendDocument"
+
+
+@pytest.mark.parametrize("pillow", [True, False])
+def test_a_program_that_leaks_is_sent_as_a_picture_or_else_as_the_page(
+    home: Path, fake: FakeProc, pillow: bool
+) -> None:
+    if pillow:
+        pytest.importorskip("PIL")
+    fill(home, fake)
+    (home / "upkeep.toml").write_text("")
+    (home / "without").mkdir()
+    if not pillow:  # a search path of a Python that has no Pillow
+        (home / "without/sitecustomize.py").write_text(
+            "import importlib.util as util\nfind = util.find_spec\n"
+            "util.find_spec = lambda name, *more: None if name == 'PIL' else find(name, *more)\n"
+        )
+    with BotApi() as api:
+        options = ("--config", home / "upkeep.toml", "--proc-root", fake.root, "--telegram")
+        env = {**api.env, "PYTHONPATH": str(home / "without")}
+        result = run_script("memory_report", *options, env=env)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert api.texts[0].startswith("PROBLEM: server.js")
+        last = api.sends[-1]
+        assert last["method"] == ("sendPhoto" if pillow else "sendDocument")
+    assert len(api.sends) == 2
+
+
+def test_a_picture_shows_the_trend_restarts_and_the_limit(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    rng = random.Random(1)
+    points = traces.trace([traces.linear(5)], 40, 48, rng, restart_hours=24)
+    drawn = picture.draw(points, 200.0 * (1 << 20))
+    assert drawn
+    (tmp_path / "x.png").write_bytes(drawn)
+    with image.open(tmp_path / "x.png") as shown:
+        assert shown.size == (800, 300)
+        colours = {colour for _, colour in shown.convert("RGB").getcolors(9999)}
+    assert {(255, 0, 0), (192, 192, 192), (65, 105, 225)} <= colours
+    assert len(drawn) < 20_000

@@ -1,9 +1,16 @@
-"""Memory over time as a sparkline, and as an HTML page of inline SVG without scripts."""
+"""The report: as text with sparklines, and as an HTML page of inline SVG without scripts."""
 
-from collections.abc import Mapping, Sequence
+import math
+import textwrap
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from operator import attrgetter
+from typing import NamedTuple
 
 from upkeep import text, units
-from upkeep.samples import Point
+from upkeep.samples import Point, Row, Series
+from upkeep.settings import HostSettings
 
 _WIDTH, _HEIGHT = 640, 120
 _HEAD = """<!DOCTYPE html>
@@ -20,16 +27,78 @@ path {{ fill: none; stroke: #1c7ed6; stroke-width: 1.5; }}
 """
 
 
+def as_text(
+    found: Row, series: Series, wrong: Sequence[str], settings: HostSettings, top: int
+) -> str:
+    """The report, 80 columns wide."""
+    size, host, coverage = units.format_size, found["host"], found["coverage"]
+    share, rate = host["used_bytes"] / host["limit_bytes"], host["swap_rate_bytes_per_second"]
+    fine = f"OK: {share:.0%} of {size(host['limit_bytes'])} in use"
+    told = ["PROBLEM: " + wrong[0], *(f"and: {each}" for each in wrong[1:])] if wrong else [fine]
+    lines = [part for line in told for part in textwrap.wrap(line, 80, subsequent_indent="  ")]
+    stalled = (host["pressure"] or {}).get("some_avg60", "?")
+    kills = "?" if host["oom_kills"] is None else host["oom_kills"]
+    lines += [
+        *_attention(found["programs"], settings),
+        f"available {size(host['available_bytes'])}, limit {size(host['limit_bytes'])}"
+        f" ({host['limit_source']}), stalled {stalled} % of a minute",
+        f"swap {size(host['swap_used_bytes'])} of {size(host['swap_total_bytes'])},"
+        f" moving {'?' if rate is None else size(rate)}/s; out-of-memory kills: {kills}",
+        "",
+    ]
+    cells = [
+        (
+            text.cut(text.printable(row["name"]), 24),
+            str(row["processes"]),
+            size(row["rss_bytes"]),
+            "-" if row["pss_bytes"] is None else size(row["pss_bytes"]),
+            str(row["restarts_24h"]),
+            row["verdict"].replace("_", " "),
+            sparkline(series.get(row["name"], [])),
+        )
+        for row in found["programs"][:top]
+    ]
+    lines += text.table(("PROGRAM", "N", "RSS", "PSS", "24H", "TREND", "LAST"), cells, "<>>>><<")
+    lines += [f"PSS known for {coverage['pss_known']} of {coverage['processes']} processes"]
+    return "\n".join([*map(text.printable, lines), *_places(found)])
+
+
+def _attention(programs: Sequence[Row], settings: HostSettings) -> Iterator[str]:
+    """The programs above the levels that deserve attention."""
+    for row in programs:
+        size, today, ever = row["rss_bytes"], row["restarts_24h"], row["restarts_by_manager"] or 0
+        often = max(today, ever) > settings.restarts_attention
+        if size > settings.program_attention or often:
+            in_all = f", {ever} in all by its manager's count" if ever else ""
+            yield f"! {row['name']}: {units.format_size(size)}, {today} restarts in 24 h{in_all}"
+
+
+def _places(found: Row) -> Iterator[str]:
+    """Disks, with the days until they are full, and the largest data directories."""
+    for row in found["disks"]:
+        used, free, rate = row["used_bytes"], row["free_bytes"], row["growth_bytes_per_day"]
+        days = free / rate if rate and rate > 0 else math.inf
+        full = f", full in {days:.0f} days" if days < 365 else ""
+        sizes = f"{units.format_size(used)} used, {units.format_size(free)} free{full}"
+        yield f"disk {text.printable(row['path'])}: {sizes}"
+    for row in found["directories"][:10]:
+        rate = row["growth_bytes_per_day"]
+        rise = f", {units.format_size(rate)} a day" if rate else ""
+        path = text.cut(text.printable(row["path"]), 50)
+        yield f"{path}: {units.format_size(row['size_bytes'])}{rise}"
+
+
 def columns(points: Sequence[Point], count: int) -> dict[int, Point]:
     """The highest point of each of `count` equal stretches of time, where there is one."""
-    begin = points[0].time
-    scale = count / max(1.0, max(point.time for point in points) - begin)
-    found: dict[int, Point] = {}
-    for point in points:
-        index = min(count - 1, max(0, int((point.time - begin) * scale)))
-        if index not in found or found[index].rss_bytes < point.rss_bytes:
-            found[index] = point
-    return dict(sorted(found.items()))
+    ordered = sorted(points, key=attrgetter("time"))  # they may be out of order: clocks are set
+    times = [point.time for point in ordered]
+    step = max(1.0, times[-1] - times[0]) / count
+    edges = [bisect_left(times, times[0] + step * index) for index in range(count)]
+    return {
+        index: max(ordered[begin:end], key=attrgetter("rss_bytes"))
+        for index, (begin, end) in enumerate(pairwise([*edges, len(times)]))
+        if begin < end
+    }
 
 
 def sparkline(points: Sequence[Point], count: int = 10) -> str:
@@ -40,7 +109,9 @@ def sparkline(points: Sequence[Point], count: int = 10) -> str:
     return "".join("▁▂▃▄▅▆▇█"[heights[at]] if at in heights else " " for at in range(count))
 
 
-def render(report: str, charts: Mapping[str, tuple[Sequence[Point], float]], refresh: float) -> str:
+def as_html(
+    report: str, charts: Mapping[str, tuple[Sequence[Point], float]], refresh: float
+) -> str:
     """The page: `report`, its first line as the title, and charts of (points, limit in bytes).
 
     With `refresh` the page loads itself anew after that many seconds.
@@ -50,7 +121,7 @@ def render(report: str, charts: Mapping[str, tuple[Sequence[Point], float]], ref
     parts = [_HEAD.format(refresh=again, title=title, report="\n".join(rest).strip("\n"))]
     for name, (points, limit) in charts.items():
         if points:
-            parts.append(f"<h2>{_escaped(name)}</h2>{_chart(points, limit)}\n")
+            parts.append(f"<h2>{_escaped(name)}</h2>{_svg(points, limit)}\n")
     return "".join(parts) + "</body></html>\n"
 
 
@@ -58,22 +129,41 @@ def _escaped(line: str) -> str:
     return text.printable(line).replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
 
 
-def _chart(points: Sequence[Point], limit: float) -> str:
-    found = columns(points, _WIDTH // 4)
+class Chart(NamedTuple):
+    """A drawing of memory over time, in pixels from the upper left."""
+
+    lines: list[list[tuple[int, int]]]  # one for each life of the program
+    restarts: list[int]
+    limit: int | None  # None: too far above to be shown
+    top: float  # bytes at the upper edge
+
+
+def chart(points: Sequence[Point], limit: float, width: int, height: int) -> Chart:
+    """Draw `points`; `limit` in bytes. Of every four columns of pixels the highest point stays."""
+    found = columns(points, width // 4)
     highest = max(point.rss_bytes for point in found.values())
     top = (limit if highest < limit < 3 * highest else highest) * 1.2 or 1.0
-    line, restarts, last = "", "", points[0].life
+    made = Chart([], [], round(height * (1 - limit / top)) if limit < top else None, top)
+    last = None
     for index, point in found.items():
-        same = point.life == last and line
-        restarts += "" if point.life == last else f"M{index * 4} 0V{_HEIGHT}"
-        line += f"{'L' if same else 'M'}{index * 4} {round(_HEIGHT * (1 - point.rss_bytes / top))}"
+        if point.life != last:
+            made.restarts.extend([index * 4] if last else [])
+            made.lines.append([])
+        made.lines[-1].append((index * 4, round(height * (1 - point.rss_bytes / top))))
         last = point.life
-    level = f"M0 {round(_HEIGHT * (1 - limit / top))}H{_WIDTH}" if limit < top else ""
+    return made
+
+
+def _svg(points: Sequence[Point], limit: float) -> str:
+    drawn = chart(points, limit, _WIDTH, _HEIGHT)
+    line = "".join("M" + "L".join(f"{x} {y}" for x, y in each) for each in drawn.lines)
+    restarts = "".join(f"M{x} 0V{_HEIGHT}" for x in drawn.restarts)
+    level = "" if drawn.limit is None else f"M0 {drawn.limit}H{_WIDTH}"
     begin, end = (units.local_time(point.time)[:16] for point in (points[0], points[-1]))
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="memory over time">'
         f'<path class="restart" d="{restarts}"/><path class="limit" d="{level}"/>'
-        f'<path d="{line}"/><text x="4" y="12">{units.format_size(top)}</text>'
+        f'<path d="{line}"/><text x="4" y="12">{units.format_size(drawn.top)}</text>'
         f'<text x="4" y="{_HEIGHT - 4}">{begin}</text>'
         f'<text x="{_WIDTH - 110}" y="{_HEIGHT - 4}">{end}</text></svg>'
     )
