@@ -61,7 +61,8 @@ def read(path: Path) -> dict[str, Any]:
         if magic != hook.MAGIC:
             raise ValueError("it is none")
     except (OSError, ValueError) as error:
-        raise OperatorError(f"{path}: no profile can be read: {error}", Exit.USAGE) from None
+        why = error.strerror if isinstance(error, OSError) else "it is damaged or something else"
+        raise OperatorError(f"{path}: no profile can be read: {why}", Exit.USAGE) from None
     counts = memoryview(data[: hook.SIZE]).cast("q").tolist()
     generations: list[dict[str, Any]] = []
     for row in range(0, 3 * hook.ROW, hook.ROW):
@@ -137,8 +138,13 @@ def environment(save: Path, **more: str) -> dict[str, str]:
         save.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise OperatorError(f"{save}: cannot be written: {error.strerror}", Exit.USAGE) from None
-    path = [os.path.dirname(hook.__file__), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {"PYTHONPATH": ":".join(path), "UPKEEP_GC_SAVE": str(save.absolute()), **more}
+    place, old = os.path.dirname(hook.__file__), os.environ.get("PYTHONPATH")
+    others = [each for each in old.split(":") if each != place] if old else []
+    return {
+        "PYTHONPATH": ":".join([place, *others]),
+        "UPKEEP_GC_SAVE": str(save.absolute()),
+        **more,
+    }
 
 
 def trial(command: list[str], setting: str) -> tuple[float, float, float, float]:

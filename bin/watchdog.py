@@ -101,6 +101,10 @@ def look_after(known: Task, table: limits.Table, dry_run: bool) -> Result:
         return Result(known.name, "planned", plan=plan)
     tail = control.log_tail(known)
     if starts:
+        if category == "limit" and alive:
+            from upkeep import snapshot
+
+            tail = snapshot.keep(known.config.state, known.name, alive) + tail
         result = control.restart(known, why, category)
         if category in TOLD and not result.code:
             seconds = result.facts.get("downtime_seconds")
