@@ -193,13 +193,6 @@ def try_out(command: list[str], tries: Sequence[str]) -> list[str]:
     return [*text.table(header, rows, " >>>>"), verdict]
 
 
-def gc_directory(config_file: str | None) -> Path:
-    """Where profiles are kept when no place is named. Raises OperatorError."""
-    from upkeep import config
-
-    return config.load(config_file).state / "gc"
-
-
 def run(command: list[str], save: Path, prometheus: Path | None) -> None:
     """Become `command`, recorded into `save`. Does not return."""
     more = {"UPKEEP_GC_PID": str(os.getpid())}
@@ -220,7 +213,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             print("\n".join(lines(profile)))
         return Exit.DONE
-    save = args.save or gc_directory(args.config)
+    save = args.save
+    if save is None:
+        from upkeep import config
+
+        save = config.load(args.config).state / "gc"
     if args.action == "env":
         for name, value in environment(save / "gc").items():
             print(f"export {name}={shlex.quote(value)}")

@@ -13,14 +13,12 @@ exit: 0 measured, also if cut short; 1 the target does not run; 2 usage, or seve
 
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import combinations
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, snapshot, target, text
+from upkeep import cli, leak, snapshot, target, text
 from upkeep.errors import Exit, OperatorError
 from upkeep.units import format_size
 
@@ -34,8 +32,7 @@ def growth(readings: Sequence[target.Reading]) -> dict[str, Any]:
     """What --continuous adds: Sen's slope of the RSS, judged from 10 minutes and 24 samples on."""
     points = list({each["age_seconds"]: each["rss_bytes"] for each in readings}.items())
     seconds, rise = points[-1][0] - points[0][0], points[-1][1] - points[0][1]
-    pairs = combinations(points[:: len(points) // 100 + 1], 2)
-    slope = median([(after[1] - each[1]) / (after[0] - each[0]) for each, after in pairs] or [0])
+    slope = leak.sen_slope(points[:: len(points) // 100 + 1])[0]
     verdict = "growing" if slope * seconds > max(1 << 20, 0.03 * points[0][1]) else "steady"
     judged = seconds >= 600 and len(points) >= 24
     return {
@@ -57,12 +54,10 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
 
 
 def shown(key: str, value: Any) -> str:
-    """One value: bytes as a size, counts with their names, what may not be seen as a dash."""
-    if isinstance(value, dict):
-        return ", ".join(f"{count} {name}" for name, count in value.items()) or "none"
-    if "_bytes" in key and value is not None:
-        return format_size(value)
-    return "-" if value is None else str(value or "none" if isinstance(value, list) else value)
+    """One value: bytes as a size, counts with their names."""
+    if isinstance(value, (dict, list)):
+        return ", ".join(f"{value[name]} {name}" for name in value) or "none"
+    return format_size(value) if "_bytes" in key and value is not None else str(value)
 
 
 @cli.script
@@ -81,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     found |= {**growth(readings), "ended": ended} if args.continuous else {}
     found |= (args.continuous and snapshot.details(identity, args.top)) or details
     target.save(args.save, found)
+    if found["fds"] is None:
+        cli.warn(f"pid {identity.pid} is of another user: only root sees PSS, USS, descriptors")
     if args.json:
         cli.print_json(found)
     else:

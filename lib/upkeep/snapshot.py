@@ -2,11 +2,14 @@
 
 import contextlib
 import os
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from upkeep import files, proc, programs, target
 
+MAPPING = re.compile(r"(?ms)^[0-9a-f]+-\S+ \S+ \S+ \S+ \d+ *([^\n]*)$.*?^Rss: +(\d+)")
 TCP_STATES = (  # by number, from 1 on: tcp_states.h of the kernel
     *("ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT", "CLOSE"),
     *("CLOSE_WAIT", "LAST_ACK", "LISTEN", "CLOSING", "NEW_SYN_RECV"),
@@ -20,48 +23,44 @@ def details(identity: proc.Identity, top: int) -> dict[str, Any]:
     """
     pid, table = identity.pid, proc.scan() if top else {}
     found: dict[str, Any] = {"connections": connections(pid)}
-    if top:
+    if pid in table:
+        small = table[pid].rss_bytes <= programs.PSS_MAX_RSS
         family = [table[each] for each in proc.descendants(table, pid)]
-        children = [
-            {
-                "pid": stat.pid,
-                "program": programs.program_name(proc.command_line(stat.pid), stat.name),
-                "rss_bytes": stat.rss_bytes,
-            }
-            for stat in sorted(family, key=lambda stat: -stat.rss_bytes)[:top]
+        family.sort(key=lambda stat: -stat.rss_bytes)
+        found["mappings"] = mappings(pid, top) if small else None
+        found["children"] = [
+            {"pid": stat.pid, "program": _program(stat), "rss_bytes": stat.rss_bytes}
+            for stat in family[:top]
         ]
-        small = pid in table and table[pid].rss_bytes <= programs.PSS_MAX_RSS
-        found |= {"mappings": mappings(pid, top) if small else None, "children": children}
     return found if proc.is_alive(identity) else {}
+
+
+def _program(stat: proc.Stat) -> str:
+    return programs.program_name(proc.command_line(stat.pid), stat.name)
 
 
 def connections(pid: int) -> dict[str, int] | None:
     """How many TCP connections are in which state; None when they may not be seen."""
     try:
-        links = [proc.link(pid, f"fd/{each}") for each in os.listdir(f"/proc/{pid}/fd")]
+        links = {proc.link(pid, f"fd/{each}") for each in os.listdir(f"/proc/{pid}/fd")}
     except OSError:
         return None
-    sockets = {each[8:-1] for each in links if each.startswith("socket:[")}
-    lines = []
-    for name in ("tcp", "tcp6") if sockets else ():  # those of its own network namespace
-        lines += proc.read_file(f"/proc/{pid}/net/{name}").decode("ascii").splitlines()[1:]
-    states = [line.split()[3] for line in lines if line.split()[9] in sockets]
-    return {TCP_STATES[int(each, 16) - 1]: states.count(each) for each in sorted(set(states))}
+    states: Counter[str] = Counter()
+    for name in ("tcp", "tcp6"):  # those of its own network namespace
+        for line in proc.read_file(f"/proc/{pid}/net/{name}").decode("ascii").splitlines()[1:]:
+            fields = line.split()
+            if f"socket:[{fields[9]}]" in links:
+                states[TCP_STATES[int(fields[3], 16) - 1]] += 1
+    return dict(states)
 
 
 def mappings(pid: int, top: int) -> list[dict[str, Any]] | None:
     """What is mapped into its memory, by name, the largest first; None when it may not be seen."""
-    sizes: dict[str, dict[str, int]] = {}
-    name = ""
-    for line in proc.read_file(f"/proc/{pid}/smaps").decode("utf-8", "surrogateescape").split("\n"):
-        words = line.split(maxsplit=5)
-        if words and not words[0].endswith(":"):
-            name = words[5] if len(words) > 5 else "[anonymous]"
-        elif words and words[0] in ("Rss:", "Pss:", "Swap:"):
-            found = sizes.setdefault(name, {"rss_bytes": 0, "pss_bytes": 0, "swap_bytes": 0})
-            found[f"{words[0][:-1].lower()}_bytes"] += int(words[1]) << 10
-    largest = sorted(sizes.items(), key=lambda item: -item[1]["rss_bytes"])[:top]
-    return [{"name": name, **found} for name, found in largest] or None
+    sizes: Counter[str] = Counter()
+    lines = proc.read_file(f"/proc/{pid}/smaps").decode("utf-8", "surrogateescape")
+    for name, kib in MAPPING.findall(lines):
+        sizes[name or "[anonymous]"] += int(kib) << 10
+    return [{"name": name, "rss_bytes": size} for name, size in sizes.most_common(top)] or None
 
 
 def keep(state: Path, name: str, identity: proc.Identity) -> str:
