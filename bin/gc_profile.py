@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, config, files, text
+from upkeep import cli, files, text
 from upkeep.errors import Exit, OperatorError
 from upkeep.gc_hook import sitecustomize as hook
 
@@ -54,28 +54,39 @@ def parser() -> ArgumentParser:
 
 def read(path: Path) -> dict[str, Any]:
     """The profile in `path` (see the recorder). Raises OperatorError."""
-    import ast  # here and below: what `run` does not need would be counted as its cost
-
     try:
-        data = files.read_small(path, 1 << 20).decode("ascii").strip()
-        python, command, run_ns, totals, pauses = ast.literal_eval(data)
-        share = sum(found["wall_ns"] for found in totals) / max(1, run_ns)
-        generations = [
-            {**found, "pauses": each} for found, each in zip(totals, pauses, strict=True)
-        ]
-    except (OSError, ValueError, SyntaxError, TypeError, KeyError) as error:
-        raise OperatorError(f"{path}: no profile can be read: {error!r}", Exit.USAGE) from None
-    about = {"python": python, "command": command, "seconds": run_ns / 1e9, "share": share}
-    return {**about, "generations": generations}
+        data = files.read_small(path, 1 << 20)
+        magic, *version, command = data[hook.SIZE :].decode("ascii").split(" ", 4)
+        python = tuple(map(int, version))
+        if magic != hook.MAGIC:
+            raise ValueError("it is none")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is damaged or something else"
+        raise OperatorError(f"{path}: no profile can be read: {why}", Exit.USAGE) from None
+    counts = memoryview(data[: hook.SIZE]).cast("q").tolist()
+    generations: list[dict[str, Any]] = []
+    for row in range(0, 3 * hook.ROW, hook.ROW):
+        totals = dict(zip(hook.TOTALS, counts[row:], strict=False))
+        steps = range(hook.FIRST_STEP, hook.ROW)
+        pauses = {step: counts[row + step] for step in steps if counts[row + step]}
+        generations.append({**totals, "pauses": pauses})
+    run_ns = max(1, counts[-1])
+    return {
+        "python": python,
+        "command": command.rstrip(),
+        "seconds": run_ns / 1e9,
+        "share": sum(found["wall_ns"] for found in generations) / run_ns,
+        "generations": generations,
+    }
 
 
 def quantile_ms(generation: dict[str, Any], share: float) -> float:
     """The pause that `share` of the collections did not exceed, in milliseconds."""
     wanted = share * generation["collections"]
-    for step, count in sorted(generation["pauses"].items()):
+    for step, count in generation["pauses"].items():
         wanted -= count
         if wanted <= 0:
-            return float(min(2 ** (step / hook.STEPS), generation["max_ns"]) / 1e6)
+            return float(min(hook.middle_ns(step), generation["max_ns"]) / 1e6)
     return 0.0
 
 
@@ -100,7 +111,7 @@ def lines(profile: dict[str, Any]) -> list[str]:
 
 
 def histogram(profile: dict[str, Any]) -> str:
-    """The pauses in Prometheus' text format; its bounds are those between two of our steps."""
+    """The pauses in Prometheus' text format; its bounds are bounds of our steps."""
     from upkeep import programs
 
     name = "upkeep_gc_pause_seconds"
@@ -110,11 +121,9 @@ def histogram(profile: dict[str, Any]) -> str:
     for number, each in enumerate(profile["generations"]):
         quoted = program.replace("\\", "\\\\").replace('"', '\\"')
         labels = f'program="{quoted}",generation="{number}"'
-        for power in range(14, 32, 2):  # 16 us to 1 s
-            last = power * hook.STEPS
-            count = sum(count for step, count in each["pauses"].items() if step <= last)
-            bound = 2 ** ((last + 0.5) / hook.STEPS) / 1e9
-            made.append(f'{name}_bucket{{{labels},le="{bound:.6g}"}} {count}')
+        for power in range(14, 32, 2):  # 16 us to 1 s: steps end at every power of two
+            below = [count for step, count in each["pauses"].items() if step < 16 * (power + 1)]
+            made.append(f'{name}_bucket{{{labels},le="{2**power / 1e9:.9g}"}} {sum(below)}')
         made.append(f'{name}_bucket{{{labels},le="+Inf"}} {each["collections"]}')
         made.append(f"{name}_sum{{{labels}}} {each['wall_ns'] / 1e9!r}")
         made.append(f"{name}_count{{{labels}}} {each['collections']}")
@@ -129,8 +138,13 @@ def environment(save: Path, **more: str) -> dict[str, str]:
         save.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise OperatorError(f"{save}: cannot be written: {error.strerror}", Exit.USAGE) from None
-    path = [os.path.dirname(hook.__file__), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {"PYTHONPATH": ":".join(path), "UPKEEP_GC_SAVE": str(save.absolute()), **more}
+    place, old = os.path.dirname(hook.__file__), os.environ.get("PYTHONPATH")
+    others = [each for each in old.split(":") if each != place] if old else []
+    return {
+        "PYTHONPATH": ":".join([place, *others]),
+        "UPKEEP_GC_SAVE": str(save.absolute()),
+        **more,
+    }
 
 
 def trial(command: list[str], setting: str) -> tuple[float, float, float, float]:
@@ -141,7 +155,11 @@ def trial(command: list[str], setting: str) -> tuple[float, float, float, float]
     with tempfile.TemporaryDirectory() as place, open(os.devnull, "r+") as null:
         settings = {**os.environ, **environment(Path(place, "gc"), UPKEEP_GC_TRY=setting)}
         child = subprocess.Popen(command, env=settings, stdin=null, stdout=null)
-        _, status, usage = os.wait4(child.pid, 0)
+        try:
+            _, status, usage = os.wait4(child.pid, 0)
+        except BaseException:  # a signal ends us: the trial is of no use without
+            child.kill()
+            raise
         child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode:
             why = f"the program ended with {child.returncode}"
@@ -195,7 +213,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             print("\n".join(lines(profile)))
         return Exit.DONE
-    save = args.save or config.load(args.config).state / "gc"
+    save = args.save
+    if save is None:
+        from upkeep import config
+
+        save = config.load(args.config).state / "gc"
     if args.action == "env":
         for name, value in environment(save / "gc").items():
             print(f"export {name}={shlex.quote(value)}")

@@ -2,7 +2,7 @@
 """Look at the memory of one program, once or for a while.
 
 usage: mem_snapshot.py (--task NAME | --pid N | --pid-file FILE | --match REGEX)
-                       [--continuous D --interval S] [--save FILE] [--json]
+                       [--continuous D --interval S] [--top N] [--save FILE] [--json]
 
     rss_bytes: 51 MiB
     uss_bytes: 45 MiB [and more of the kind; with --continuous also, for example:]
@@ -12,29 +12,27 @@ exit: 0 measured, also if cut short; 1 the target does not run; 2 usage, or seve
 """
 
 import sys
-from collections.abc import Sequence
-from itertools import combinations
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, target
+from upkeep import cli, leak, snapshot, target, text
 from upkeep.errors import Exit, OperatorError
 from upkeep.units import format_size
 
 EXAMPLES = """\
   mem_snapshot.py --task trader                              # what is its memory made of?
-  mem_snapshot.py --pid 812 --continuous 30m --interval 10s  # does it grow now?"""
+  mem_snapshot.py --pid 812 --continuous 30m --interval 10s  # does it grow now?
+  mem_snapshot.py --match app.py --top 10                    # which mappings, which children?"""
 
 
 def growth(readings: Sequence[target.Reading]) -> dict[str, Any]:
     """What --continuous adds: Sen's slope of the RSS, judged from 10 minutes and 24 samples on."""
     points = list({each["age_seconds"]: each["rss_bytes"] for each in readings}.items())
     seconds, rise = points[-1][0] - points[0][0], points[-1][1] - points[0][1]
-    pairs = combinations(points[:: len(points) // 100 + 1], 2)
-    slope = median([(after[1] - each[1]) / (after[0] - each[0]) for each, after in pairs] or [0])
+    slope = leak.sen_slope(points[:: len(points) // 100 + 1])[0]
     verdict = "growing" if slope * seconds > max(1 << 20, 0.03 * points[0][1]) else "steady"
     judged = seconds >= 600 and len(points) >= 24
     return {
@@ -45,23 +43,45 @@ def growth(readings: Sequence[target.Reading]) -> dict[str, Any]:
     }
 
 
+def lines(found: dict[str, Any]) -> Iterator[str]:
+    """For people: a line for each figure, a table for each list."""
+    for key, value in found.items():
+        if isinstance(value, list) and value:
+            rows = [[shown(name, each) for name, each in row.items()] for row in value]
+            yield from ("", f"{key}:", *text.table(list(value[0]), rows))
+        else:
+            yield f"{key}: {shown(key, value)}"
+
+
+def shown(key: str, value: Any) -> str:
+    """One value: bytes as a size, counts with their names."""
+    if isinstance(value, (dict, list)):
+        return ", ".join(f"{value[name]} {name}" for name in value) or "none"
+    return format_size(value) if "_bytes" in key and value is not None else str(value)
+
+
 @cli.script
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
     made = target.parser(__doc__, EXAMPLES)
     made.add_argument("--continuous", type=cli.duration, metavar="D", help="go on for D")
+    made.add_argument("--top", type=cli.count, default=0, metavar="N", help="mappings and children")
     args = made.parse_args(argv)
     identity, name = target.find(args)
+    details = snapshot.details(identity, args.top)
     readings, ended = target.follow(identity, args.continuous or 0.0, args.interval)
     if not readings:
         raise OperatorError(f"pid {identity.pid}: {ended} before it was measured")
     found = {"program": name, "pid": identity.pid, **readings[-1]}
     found |= {**growth(readings), "ended": ended} if args.continuous else {}
+    found |= (args.continuous and snapshot.details(identity, args.top)) or details
     target.save(args.save, found)
+    if found["fds"] is None:
+        cli.warn(f"pid {identity.pid} is of another user: only root sees PSS, USS, descriptors")
     if args.json:
         cli.print_json(found)
-    for key, value in found.items() if not args.json else ():
-        print(f"{key}: {format_size(value) if '_bytes' in key and value is not None else value}")
+    else:
+        print("\n".join(lines(found)))
     return Exit.DONE
 
 

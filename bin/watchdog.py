@@ -102,7 +102,7 @@ def look_after(known: Task, processes: Processes, dry_run: bool) -> Result:
         plan = control.plan(known, alive, why) if starts else [f"{category or 'leave'}: {why}"]
         return Result(known.name, "planned", plan=plan)
     if starts:
-        return start(known, why, category)
+        return start(known, alive, why, category)
     if category == GIVE_UP:
         return give_up(known, why)
     if stat is None:
@@ -114,9 +114,13 @@ def look_after(known: Task, processes: Processes, dry_run: bool) -> Result:
     return result
 
 
-def start(known: Task, why: str, category: str) -> Result:
+def start(known: Task, alive: proc.Identity | None, why: str, category: str) -> Result:
     """Start or restart it; what nobody had asked for is told, with the last words of the dead."""
     tail = control.log_tail(known)
+    if category == "limit" and alive:
+        from upkeep import snapshot
+
+        tail = snapshot.keep(known.config.state, known.name, alive) + tail
     result = control.restart(known, why, category)
     if category in TOLD and not result.code:
         seconds = result.facts.get("downtime_seconds")

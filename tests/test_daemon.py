@@ -1,16 +1,22 @@
 """What users build their own programs on: nothing saved twice, nothing lost that was promised."""
 
+import fcntl
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import HELPERS, is_running, wait_until
+from tests.helpers import HELPERS, ROOT, is_running, wait_until
+from tests.test_metrics import lint
 from upkeep import daemon
+from upkeep.breaker import Breaker
 
 
 class Program:
@@ -240,16 +246,99 @@ def test_a_heartbeat_moves_the_mtime(tmp_path):
         daemon.heartbeat(tmp_path / "missing" / "beat")
 
 
-def test_the_breaker_is_the_one_that_telegram_uses(tmp_path):
-    breaker = daemon.Breaker(tmp_path / "breaker.json")
-    breaker.failed(1000.0, "refused")
-    assert daemon.Breaker(tmp_path / "breaker.json").open_until(1001.0) > 1001.0
+def test_the_breaker_is_the_one_that_telegram_uses_and_nobody_elses_meanwhile(tmp_path):
+    path = tmp_path / "breaker.json"
+    with daemon.breaker(path) as breaker:
+        assert isinstance(breaker, Breaker)
+        breaker.failed(1000.0, "refused")
+        with pytest.raises(BlockingIOError), open(f"{path}.lock") as other:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with daemon.breaker(path) as again:
+        assert again.open_until(1001.0) > 1001.0
+
+
+def test_failures_of_several_processes_are_all_counted(tmp_path):
+    code = """
+import sys; sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from upkeep import daemon
+for _ in range(20):
+    with daemon.breaker(Path(sys.argv[2])) as breaker:
+        breaker.failed(1000.0, "refused")
+    figures = {"x_total": {("who", 'a"\\\\\\n'): 1}, "y_total": {("", ""): 0.5}}
+    daemon.metrics.add(Path(sys.argv[2] + ".prom"), figures)
+"""
+    command = [sys.executable, "-c", code, str(ROOT / "lib"), str(tmp_path / "b")]
+    running = [subprocess.Popen(command) for _ in range(4)]
+    assert [each.wait() for each in running] == [0] * 4
+    assert Breaker(tmp_path / "b").records["api"]["fails"] == 80
+    text = (tmp_path / "b.prom").read_text()
+    assert 'x_total{who="a\\"\\\\\\n"} 80.0\n' in text and "\ny_total 40.0\n" in text
+    lint(text)
+
+
+def test_a_timer_counts_also_what_fails(tmp_path):
+    path = tmp_path / "bot.prom"
+    for _ in range(2):
+        with pytest.raises(OSError, match="down"), daemon.metrics.timer(path, "bot_fetch"):
+            time.sleep(0.01)
+            raise OSError("down")
+    with daemon.metrics.timer(path, "bot_fetch", ("market", "btc")):
+        pass
+    text = path.read_text()
+    assert "\nbot_fetch_runs_total 2.0\n" in text
+    assert 'bot_fetch_runs_total{market="btc"} 1.0\n' in text
+    (seconds,) = re.findall(r"(?m)^bot_fetch_seconds_total (\S+)$", text)
+    assert float(seconds) >= 0.02
+    lint(text)
+    with pytest.raises(FileNotFoundError):
+        daemon.metrics.add(tmp_path / "missing" / "x.prom", {"x_total": {("", ""): 1}})
 
 
 def test_the_metrics_writer_is_the_one_of_the_suite(tmp_path):
     figures = {"bot_trades_total": {("market", "btc"): 3.0}}
     daemon.metrics.write(tmp_path / "bot.prom", figures)
     assert 'bot_trades_total{market="btc"} 3.0\n' in (tmp_path / "bot.prom").read_text()
+
+
+@pytest.fixture
+def bot(tmp_path):
+    """The program of the docs, without its half second, that saves after every trade."""
+    (code,) = re.findall(r"(?s)```python\n(.*?)```", (ROOT / "docs/daemon.md").read_text())
+    path = tmp_path / "bot.py"
+    path.write_text(code.replace("sleep(0.5)", "sleep(0.01)").replace("=300)", "=0)"))
+    return path
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+def test_the_program_of_the_docs_is_killed_and_goes_on_where_it_was(tmp_path, bot, number):
+    environment = {"PYTHONPATH": str(ROOT / "lib"), "PATH": os.environ["PATH"]}
+    saved, counted = tmp_path / "positions.json", tmp_path / "bot.prom"
+
+    def trades() -> float:
+        found = re.search(r"(?m)^bot_trades_total\S* (\S+)$", counted.read_text())
+        return float(found[1]) if found else 0.0
+
+    before = 0.0
+    for kills in (1, 2, 3):  # each may cost the last trade, which was not saved yet
+        program = subprocess.Popen(
+            [sys.executable, bot, tmp_path], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        assert program.stdout and program.stdout.readline() == "ready\n"
+        wait_until(lambda least=before: counted.exists() and trades() >= least + 2)
+        program.send_signal(number)
+        out, _ = program.communicate(timeout=30)
+        killed = number == signal.SIGKILL
+        assert (program.returncode, out) == ((-9, "") if killed else (0, "saved\n"))
+        assert trades() >= before + 2, "what was counted is lost"
+        before = trades()
+        lint(counted.read_text())
+        assert json.loads(saved.read_text()) >= before - kills * killed
+        assert (tmp_path / "heartbeat").exists()
+    with daemon.breaker(tmp_path / "exchange.json") as exchange:
+        assert exchange.records == {} or exchange.records["api"]["why"] == "no answer"
+    left = {each.name.partition(".")[0] for each in tmp_path.iterdir()}
+    assert left <= {"bot", "positions", "exchange", "heartbeat", ""}
 
 
 def test_importing_it_needs_no_third_party_package():

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from bin import gc_profile
-from tests.helpers import ROOT, run_script
+from tests.helpers import ROOT, is_running, run_script, wait_until
+from tests.test_metrics import lint
 from upkeep.gc_hook import sitecustomize as hook
 
 SCRIPT = ROOT / "bin/gc_profile.py"
@@ -218,7 +219,7 @@ def test_the_report_has_a_line_for_each_generation(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "7", "{}", "((3, 11), 'x', 5, [], ", "(1, 2, 3, 4, 5)", "\0"]
+    "content", ["", "7", "{}", "\0", "\0" * (hook.SIZE + 9), "\0" * hook.SIZE + "upkeep-gc 3 x 2 y"]
 )
 def test_what_is_no_profile_is_refused_and_never_overwritten(tmp_path, content):
     file = write(tmp_path, content, "file")
@@ -256,6 +257,12 @@ def test_the_prometheus_histogram_is_cumulative_and_complete(tmp_path):
     assert counts == sorted(counts) and bounds == sorted(bounds)
     assert (bounds[-1], counts[-1]) == (float("inf"), 30)
     assert f"upkeep_gc_pause_seconds_count{{{labels}}} 30\n" in file.read_text()
+    lint(file.read_text())
+    full = gc_profile.read(tmp_path / "a.gc")["generations"][2]
+    for bound, count in zip(bounds, counts, strict=True):
+        assert count == sum(
+            n for step, n in full["pauses"].items() if hook.middle_ns(step) < bound * 1e9
+        )
 
 
 def test_settings_are_really_tried_and_a_failing_program_is_told(tmp_path):
@@ -276,6 +283,19 @@ def test_settings_are_really_tried_and_a_failing_program_is_told(tmp_path):
     assert run_script("gc_profile", "run", "--try", "faster", program).returncode == 2
 
 
+def test_a_try_that_is_stopped_leaves_no_program_behind(tmp_path):
+    program = write(
+        tmp_path, "import os, time; print(os.getpid(), file=open('pid', 'w')); time.sleep(600)"
+    )
+    tried = subprocess.Popen(
+        [sys.executable, SCRIPT, "run", "--try", "freeze", program], cwd=tmp_path
+    )
+    pid = int(wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
+    tried.terminate()
+    assert tried.wait(timeout=30) == 143
+    wait_until(lambda: not is_running(pid))
+
+
 def test_a_setting_that_helps_wins_and_one_that_does_not_is_left(monkeypatch):
     def trial(_command: list[str], setting: str) -> tuple[float, float, float, float]:
         cpu = {"default": 1.0, "freeze": 0.8, "5000": 0.99}[setting]
@@ -286,10 +306,17 @@ def test_a_setting_that_helps_wins_and_one_that_does_not_is_left(monkeypatch):
     assert "leave it" in gc_profile.try_out(["x"], ["5000"])[-1]
 
 
-def test_a_step_of_the_histogram_is_close_enough():
-    for pause in (1_000, 20_000, 150_000_000):
-        step = round(hook.math.log2(pause) * hook.STEPS)
-        assert 2 ** (step / hook.STEPS) == pytest.approx(pause, rel=0.03)
+def test_a_step_of_the_histogram_is_close_enough(monkeypatch):
+    for pause in (40, 1_000, 20_000, 2**20 - 1, 2**20, 150_000_000, 10**13):
+        times = iter((0, pause))
+        monkeypatch.setattr(hook.time, "perf_counter_ns", lambda times=times: next(times))
+        counts = memoryview(bytearray(hook.SIZE)).cast("q")
+        observe = hook.observer(counts, lambda now: None)
+        observe("start", {"generation": 1, "collected": 0})
+        observe("stop", {"generation": 1, "collected": 7})
+        row = counts.tolist()[hook.ROW : 2 * hook.ROW]
+        assert row[:5:4] == [1, pause] and row[1:3] == [7, pause]
+        assert hook.middle_ns(row.index(1, hook.FIRST_STEP)) == pytest.approx(pause, rel=0.032)
 
 
 def test_nothing_to_run_is_a_usage_error():

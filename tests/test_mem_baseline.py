@@ -15,11 +15,15 @@ from upkeep import proc
 MIB = 1 << 20
 
 
-def baseline(values: list[float], program: str = "app.py", **more: Any) -> dict[str, Any]:
-    times = [1000.0 + index for index in range(len(values))]
-    figures = mem_baseline.metric([value * MIB for value in values], times)
-    whole = {"mem_baseline": 1, "program": program, "warmed_up": True}
-    return {**whole, "metrics": {"rss_bytes": figures}, **more}
+def baseline(
+    values: list[float], age: float = 2000.0, program: str = "app.py", **more: Any
+) -> dict[str, Any]:
+    """Readings of so many MiB, one a minute from `age` on."""
+    readings = [
+        {"age_seconds": age + 60 * index, "rss_bytes": value * MIB, "pss_bytes": None, "fds": None}
+        for index, value in enumerate(values)
+    ]
+    return {"mem_baseline": 2, "program": program, "metrics": {}, "readings": readings, **more}
 
 
 def noisy(middle: float, spread: float, seed: int) -> dict[str, Any]:
@@ -51,8 +55,10 @@ def test_a_third_more_is_always_a_regression():
         ([100.0], [60.0], 15.0, False),  # less is no regression
         ([2.0], [2.9], 15.0, False),  # below 1 MiB it does not matter
         ([2.0], [3.1], 15.0, True),
-        ([80.0, 100.0, 120.0], [140.0, 140.0, 140.0], 15.0, False),  # within three spreads
-        ([100.0, 100.0, 120.0], [140.0, 140.0, 140.0], 15.0, True),
+        ([100.0, 130.0] * 9, [140.0], 15.0, False),  # it changed to and fro as much before
+        ([100.0, 150.0, 100.0] * 7, [150.0, 100.0, 150.0] * 7, 15.0, False),
+        (([100.0] * 6 + [200.0]) * 3, [140.0] * 20, 15.0, True),  # a few peaks are no noise
+        ([100.0] * 20, [100.0 + index * 5 for index in range(20)], 15.0, True),  # nor is a leak
         ([100.0], [200.0], 150.0, False),
     ],
 )
@@ -63,7 +69,7 @@ def test_threshold_noise_and_size_must_all_be_exceeded(old, new, percent, expect
 def test_the_figures_of_a_metric():
     figures = mem_baseline.metric([10, 20, 30, 40, 100], [0, 60, 120, 180, 240])
     assert (figures["n"], figures["min"], figures["median"], figures["max"]) == (5, 10, 30, 100)
-    assert (figures["p95"], figures["spread"]) == (100, 10)
+    assert (figures["p95"], figures["spread"]) == (100, 20)
     assert figures["slope_per_hour"] == pytest.approx(1200)
     assert mem_baseline.metric([5], [1])["slope_per_hour"] == 0
 
@@ -94,14 +100,18 @@ def test_two_files_are_compared_with_no_target(tmp_path):
     "content",
     [
         "",
-        '{"mem_baseline": 1, "program": "app.py", "met',
+        '{"mem_baseline": 2, "program": "app.py", "met',
         "[]",
         "7",
         "{}",
-        json.dumps(baseline([1.0], mem_baseline=2)),
-        json.dumps(baseline([1.0], metrics={})),
-        json.dumps(baseline([1.0], metrics={"rss_bytes": {"median": "much", "spread": 0}})),
-        json.dumps(baseline([1.0], metrics={"rss_bytes": 5})),
+        json.dumps(baseline([1.0], mem_baseline=1)),
+        json.dumps(baseline([])),
+        json.dumps(baseline([1.0], readings=5)),
+        json.dumps(baseline([1.0], readings=[{"age_seconds": "old", "rss_bytes": 1}])),
+        json.dumps(baseline([1.0], readings=[{"age_seconds": 5.0}])),
+        json.dumps(baseline([1.0], readings=[baseline([1])["readings"][0] | {"rss_bytes": "x"}])),
+        json.dumps(baseline([1.0, 2.0])).replace("1048576.0", "1" * 400),
+        json.dumps(baseline([1.0], program=5)),
         json.dumps(baseline([1.0], program="another.py")),
         "[" * 100_000,
     ],
@@ -116,10 +126,21 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path, content):
         assert run_script("mem_baseline", "--compare", good, other).returncode == 2
 
 
+def test_equal_ages_are_compared(tmp_path):
+    """Both warm up from 50 MiB in 20 minutes: only an equal age says which needs more."""
+    warming = [50.0 + 5 * min(index, 20) for index in range(60)]
+    early, late = baseline(warming[:15], age=0), baseline(warming[10:29], age=600)
+    assert mem_baseline.compare(early, late, 15.0)[0]["rise"] == 0
+    settled = baseline(warming, age=0), baseline(warming[40:], age=2400)
+    assert mem_baseline.compare(*settled, 15.0)[0]["rise"] == 0
+    more = baseline([value * 1.3 for value in warming[10:29]], age=600)
+    assert mem_baseline.compare(early, more, 15.0)[0]["regression"] is True
+
+
 def test_different_ages_are_told(tmp_path):
-    young, old = files(tmp_path, young=baseline([1.0], warmed_up=False), old=baseline([1.0]))
+    young, old = files(tmp_path, young=baseline([1.0], age=5), old=baseline([1.0]))
     result = run_script("mem_baseline", "--compare", old, young)
-    assert result.returncode == 0 and "ages" in result.stderr
+    assert result.returncode == 0 and "ages, 33 min 20 s to" in result.stderr
 
 
 def test_a_fresh_measurement_is_saved_and_compared(targets, tmp_path):
@@ -180,6 +201,8 @@ def test_the_history_needs_no_new_sampling(home, tmp_path):
         ["--duration", "1s"],
         ["--compare", "a", "b", "c"],
         ["--pid", "1", "--duration", "soon"],
+        ["--compare", "a", "b", "--threshold", "-5"],
+        ["--compare", "a", "b", "--threshold", "nan"],
     ],
 )
 def test_what_is_missing_is_a_usage_error(arguments):

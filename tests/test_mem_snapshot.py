@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -63,19 +64,21 @@ def test_one_look_says_what_the_memory_is_made_of(targets, tmp_path):
     assert (result.returncode, result.stderr) == (0, "")
     found = json.loads(result.stdout)
     assert found == json.loads(file.read_text())
-    assert found["program"] == "growing.py" and found["pid"] == child.pid
+    assert os.path.basename(found["program"]) == "growing.py" and found["pid"] == child.pid
     assert found["rss_bytes"] > 20 * MIB
     assert {"pss_bytes", "uss_bytes", "swap_bytes", "fds", "threads"} <= found.keys()
-    assert "growth_bytes" not in found
+    assert found["connections"] == {}
+    assert not {"growth_bytes", "mappings", "children"} & found.keys()
 
 
 def test_people_read_sizes(targets):
     child = targets.start("20")
-    result = run_script("mem_snapshot", "--pid", str(child.pid))
+    result = run_script("mem_snapshot", "--pid", str(child.pid), "--top", "3")
     assert result.returncode == 0
-    assert any(
-        line.startswith("rss_bytes: ") and " MiB" in line for line in result.stdout.split("\n")
-    )
+    assert re.search(r"(?m)^rss_bytes: \d+ MiB$", result.stdout)
+    assert "\nconnections: none\n" in result.stdout and "\nchildren: none\n" in result.stdout
+    _, _, tables = result.stdout.partition("\nmappings:\n")
+    assert tables.startswith("name ") and len(tables.split("\n\n")[0].splitlines()) == 4 + 1
 
 
 def test_growth_of_a_growing_program_is_measured(targets):
@@ -96,11 +99,28 @@ def test_growth_of_a_growing_program_is_measured(targets):
     assert found["growth_bytes_per_hour"] == pytest.approx(8 * MIB * 3600, rel=0.3)
 
 
+def test_progress_is_shown_on_a_terminal_only(targets):
+    child = targets.start("5")
+    controller, terminal = os.openpty()
+    command = [sys.executable, ROOT / "bin/mem_snapshot.py", "--pid", str(child.pid), "--json"]
+    done = subprocess.run(
+        [*command, "--continuous", "0.2s", "--interval", "0.1s"],
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        check=True,
+    )
+    os.close(terminal)
+    shown = os.read(controller, 4096).decode()
+    os.close(controller)
+    assert "2 of 3: RSS " in shown and shown.endswith("\r\x1b[K")
+    assert json.loads(done.stdout)["samples"] == 3
+
+
 class Continuous:
     """A mem_snapshot.py that goes on for an hour, waited for until it has measured."""
 
     def __init__(self, pid: int) -> None:
-        options = ["--pid", str(pid), "--continuous", "1h", "--interval", "0.1s", "--json"]
+        options = ["--pid", str(pid), "--continuous", "5m", "--interval", "0.1s", "--json"]
         self.process = subprocess.Popen(
             [sys.executable, ROOT / "bin/mem_snapshot.py", *options],
             stdout=subprocess.PIPE,
@@ -143,6 +163,7 @@ def test_the_end_of_the_target_ends_it_with_what_it_has(targets):
         ([], 2),
         (["--pid", "1", "--match", "x"], 2),
         (["--pid", "x"], 2),
+        (["--pid", str(os.getpid()), "--top", "0"], 2),
         (["--pid", "4194304000"], 1),
         (["--task", "nobody"], 2),
         (["--match", "("], 2),

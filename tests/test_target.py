@@ -29,7 +29,7 @@ def test_a_pid_is_named_by_its_script(targets):
     child = targets.start("1")
     identity, name = target.find(named(pid=child.pid))
     assert identity == proc.identify(child.pid)
-    assert name == "growing.py"
+    assert os.path.basename(name) == "growing.py"  # others may run a copy
 
 
 def test_a_pid_file_leads_to_its_process(targets, tmp_path):

@@ -13,10 +13,13 @@ import time
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from upkeep import CHECKOUT, __version__, config, files, text, units
+from upkeep import CHECKOUT, __version__, files, text, units
 from upkeep.errors import Exit, OperatorError
+
+if TYPE_CHECKING:  # half of a script's start: not every one needs it
+    from upkeep import config
 
 Main = Callable[..., int]  # takes the arguments, or by default those of the command line
 
@@ -110,7 +113,7 @@ def print_error(message: str) -> None:
         print(text.redact(message), file=sys.stderr, flush=True)
 
 
-def log(settings: config.Config, message: str) -> None:
+def log(settings: "config.Config", message: str) -> None:
     """Append one event to <state>/log/upkeep.log. A log that can't be written stops nothing."""
     line = f"{units.local_time(time.time())} {program()} {text.printable(text.redact(message))}"
     try:
@@ -189,7 +192,7 @@ def require(*modules: str) -> None:
         )
 
 
-def chosen_tasks(settings: config.Config, names: Sequence[str]) -> list[str]:
+def chosen_tasks(settings: "config.Config", names: Sequence[str]) -> list[str]:
     """`names` without repeats, checked against the configuration. Raises OperatorError."""
     for name in names:
         if name not in settings.tasks:

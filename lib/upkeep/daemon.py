@@ -6,7 +6,7 @@
             daemon.heartbeat("/srv/trader/heartbeat")
             shutdown.sleep(60)
 
-SIGKILL cannot be caught: save now and then in the loop too.
+SIGKILL cannot be caught: save now and then in the loop too. docs/daemon.md has a whole program.
 """
 
 import contextlib
@@ -16,15 +16,15 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from upkeep import memory, metrics, proc
+from upkeep import files, memory, metrics, proc
 from upkeep.breaker import Breaker
 
-__all__ = ["Breaker", "GracefulShutdown", "HealthCheck", "heartbeat", "metrics", "retry"]
+__all__ = ["GracefulShutdown", "HealthCheck", "breaker", "heartbeat", "metrics", "retry"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -73,6 +73,16 @@ class GracefulShutdown:
                     last_first.callback(signal.signal, number, handler)
                 for callback in reversed(self.callbacks):
                     last_first.callback(callback)
+
+
+@contextlib.contextmanager
+def breaker(path: Path) -> Iterator[Breaker]:
+    """The breaker in `path` as all processes see it now, and nobody else while the block lasts.
+
+    Raises OperatorError when it stays busy for 10 s, OSError.
+    """
+    with files.lock(path.with_name(f"{path.name}.lock"), 10.0):
+        yield Breaker(path)
 
 
 def heartbeat(path: str | Path) -> None:

@@ -2,16 +2,18 @@
 
 import os
 import re
+import sys
 import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from upkeep import cli, config, files, pidfile, proc, programs, text
+from upkeep import cli, config, files, pidfile, proc, programs, text, units
 from upkeep.errors import Exit, OperatorError
 
 KEYS = {"rss": "VmRSS", "pss": "Pss", "uss": "", "swap": "VmSwap", "peak": "VmHWM"}
 KEYS |= {"anonymous": "RssAnon", "file": "RssFile", "shared": "RssShmem"}
+MOST_READINGS = 4000  # of one run, which keeps it below 20 MiB
 Reading = dict[str, Any]
 
 
@@ -84,17 +86,31 @@ def read(identity: proc.Identity) -> Reading | None:
 def follow(identity: proc.Identity, seconds: float, interval: float) -> tuple[list[Reading], str]:
     """Readings every `interval` seconds, and why they ended: time, a signal or the target's end."""
     readings: list[Reading] = []
-    begin, interval = time.monotonic(), max(interval, 0.1)
+    begin, interval = time.monotonic(), max(interval, 0.1, seconds / MOST_READINGS)
+    count = int(seconds / interval + 1.001)  # 0.3 / 0.1 is below 3
+    ended = "complete"
     try:
-        for number in range(int(seconds / interval + 1.001)):  # 0.3 / 0.1 is below 3
+        for number in range(count):
             time.sleep(max(0.0, begin + number * interval - time.monotonic()))
             reading = read(identity)
             if reading is None:
-                return readings, "the target ended"
+                ended = "the target ended"
+                break
             readings.append(reading)
+            _show_progress(
+                f"{number + 1} of {count}: RSS {units.format_size(reading['rss_bytes'])}"
+            )
     except (KeyboardInterrupt, SystemExit):  # SIGINT and SIGTERM: what there is, is the result
-        return readings, "interrupted"
-    return readings, "complete"
+        ended = "interrupted"
+    _show_progress("")
+    return readings, ended
+
+
+def _show_progress(line: str) -> None:
+    """Say on a terminal how far it is; "" clears the line."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{line}")
+        sys.stderr.flush()
 
 
 def save(path: Path | None, found: dict[str, Any]) -> None:

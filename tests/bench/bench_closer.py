@@ -4,6 +4,7 @@ Prints one line for each figure, "ok" or "MISSED", and ends with 1 when one is m
 """
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bin import gc_profile
 from tests.helpers import ROOT
 from tests.helpers.targets import Targets
 
@@ -85,28 +87,67 @@ def cpu_seconds(command: list[str]) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+OBSERVED = """
+import gc, json, time
+pauses = [[], [], []]
+def observe(phase, info):
+    global begin
+    if phase == "start":
+        begin = time.perf_counter_ns()
+    else:
+        pauses[info["generation"]].append(time.perf_counter_ns() - begin)
+gc.callbacks.append(observe)
+"""
+
+
+def pauses() -> list[bool]:
+    """Each generation's pauses beside those that the same run measured by itself."""
+    with tempfile.TemporaryDirectory() as place:
+        job, file = Path(place, "job.py"), Path(place, "gc")
+        job.write_text(OBSERVED + JOB + "gc.callbacks.clear()\nprint(json.dumps(pauses))")
+        wrapped = [sys.executable, ROOT / "bin/gc_profile.py", "run", "--save", file, job]
+        done = subprocess.run(wrapped, stdout=subprocess.PIPE, check=True)
+        found = gc_profile.read(file)["generations"]
+    results = []
+    for number, own in enumerate(map(sorted, json.loads(done.stdout))):
+        for share in (0.5, 0.95):
+            truth = own[math.ceil(share * len(own)) - 1] / 1e6
+            wrong = abs(gc_profile.quantile_ms(found[number], share) / truth - 1) * 100
+            name = f"generation {number}, pause that {share:.0%} do not exceed, {truth:.3f} ms"
+            results.append(told(f"{name}, error", wrong, 10.0, "%"))
+    return results
+
+
 def profiling(rounds: int) -> list[bool]:
-    """The CPU time of a program that makes garbage, with the profiler and without."""
+    """The CPU time of a program that makes garbage, with the profiler and without, in turns."""
     with tempfile.TemporaryDirectory() as place:
         job = Path(place, "job.py")
         job.write_text(JOB)
-        wrapped = [str(ROOT / "bin/gc_profile.py"), "run", "--save", f"{place}/gc"]
-        pairs = [
-            (
-                cpu_seconds([sys.executable, *wrapped, str(job)]),
-                cpu_seconds([sys.executable, str(job)]),
-            )
+        plain = [sys.executable, str(job)]
+        wrapped = [sys.executable, str(ROOT / "bin/gc_profile.py"), "run", "--save", f"{place}/gc"]
+        seconds = [
+            (cpu_seconds(plain), cpu_seconds([*wrapped, str(job)]), cpu_seconds(plain))
             for _ in range(rounds)
         ]
-    ratio = statistics.median(profiled / plain for profiled, plain in pairs)
-    return [told("gc_profile.py run, its own start included", ratio, 1.10, "x CPU")]
+    ratios = [2 * profiled / (before + after) for before, profiled, after in seconds]
+    least, _, most = statistics.quantiles(ratios)
+    told(
+        f"the middle half of {rounds} rounds is {least:.3f} to {most:.3f}; half its width",
+        (most - least) / 2,
+        0.05,
+        "",
+    )
+    return [
+        told("gc_profile.py run, its own start included", statistics.median(ratios), 1.10, "x CPU")
+    ]
 
 
 def main() -> int:
     seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 60
     targets = Targets()
     try:
-        results = snapshot(seconds, 0.5, targets) + regressions(20, targets) + profiling(9)
+        results = snapshot(seconds, 0.5, targets) + regressions(20, targets)
+        results += pauses() + profiling(15)
     finally:
         targets.end()
     return 0 if all(results) else 1

@@ -1,18 +1,58 @@
 """Imported by every Python that has this directory on PYTHONPATH: counts its collections.
 
 Needs Python 3.10; an older one prints one line of "Error in sitecustomize" and goes on.
-The file is a Python literal, padded and written in place. It is opened each time: the program
-could close a descriptor that is kept, and its number come to mean a file of the program's own.
+The file has the counts as they lie in memory, then what `about` says. It is opened each time: the
+program could close a descriptor that is kept, and its number come to mean a file of its own.
 """
 
 import atexit
 import gc
-import math
 import os
 import sys
 import time
+from collections.abc import Callable
 
-STEPS = 16  # of the histogram for each doubling of the pause: half a step is 2 %
+MAGIC = "upkeep-gc"
+ROW = 1024  # counts of one generation: the totals, and behind them the steps of a histogram
+FIRST_STEP = 96
+TOTALS = ("collections", "collected", "wall_ns", "cpu_ns", "max_ns")
+SIZE = 8 * (3 * ROW + 1)  # bytes: three generations, and for how many ns it ran
+
+
+def middle_ns(step: int) -> float:
+    """The middle of a step, right to 3 %: every doubling of the pause has sixteen of them."""
+    return float((16.5 + step % 16) * 2 ** (step // 16 - 5))
+
+
+def observer(counts: memoryview, write: Callable[[int], None]) -> Callable[..., None]:
+    """The callback of every collection (see gc.callbacks); it adds to `counts`.
+
+    After a collection the caches are cold: with attributes in place of these names, a program that
+    makes garbage took 11 % more CPU time instead of 5 %.
+    """
+    wall_time, cpu_time, full = time.perf_counter_ns, time.thread_time_ns, 2 * ROW
+    wall = cpu = due = 0
+
+    def observe(phase: str, info: dict[str, int]) -> None:
+        nonlocal wall, cpu, due
+        if phase == "start":
+            cpu, wall = cpu_time(), wall_time()
+            return
+        now = wall_time()
+        took, row = now - wall, info["generation"] * ROW
+        counts[row + 3] += cpu_time() - cpu
+        counts[row] += 1
+        counts[row + 1] += info["collected"]
+        counts[row + 2] += took
+        if took > counts[row + 4]:
+            counts[row + 4] = took
+        power = (took | 32).bit_length()
+        counts[row + power * 16 + (took >> power - 5) % 16] += 1
+        if now > due or row == full:
+            due = now + 20_000_000
+            write(now)
+
+    return observe
 
 
 class Recorder:
@@ -27,9 +67,10 @@ class Recorder:
         self.freeze = setting == "freeze"
         if setting[0].isdigit():
             gc.set_threshold(*map(int, setting.split(",")))
+        self.counts = memoryview(bytearray(SIZE)).cast("q")
         self.begin()
-        if self.main:
-            self.write(self.began)
+        self.write(self.began)
+        self.observe = observer(self.counts, self.write)
         gc.callbacks.append(self.observe)
         os.register_at_fork(after_in_child=self.begin)
         atexit.register(self.end)
@@ -39,42 +80,24 @@ class Recorder:
         pid = str(os.getpid())
         self.main = pid == os.environ.get("UPKEEP_GC_PID")
         self.file = os.environ["UPKEEP_GC_SAVE"] + ("" if self.main else f".{pid}")
-        self.began, self.written = time.perf_counter_ns(), 0
-        names = ("collections", "collected", "wall_ns", "cpu_ns", "max_ns")
-        self.totals = [dict.fromkeys(names, 0) for _ in range(3)]
-        self.pauses: list[dict[int, int]] = [{}, {}, {}]
-
-    def observe(self, phase: str, info: dict[str, int]) -> None:
-        """The callback of every collection (see gc.callbacks)."""
-        if phase == "start":
-            self.cpu, self.wall = time.thread_time_ns(), time.perf_counter_ns()
-            return
-        now = time.perf_counter_ns()
-        wall, cpu = now - self.wall, time.thread_time_ns() - self.cpu
-        found, pauses = self.totals[info["generation"]], self.pauses[info["generation"]]
-        found["collections"] += 1
-        found["collected"] += info["collected"]
-        found["wall_ns"] += wall
-        found["cpu_ns"] += cpu
-        found["max_ns"] = max(found["max_ns"], wall)
-        step = round(math.log2(max(1, wall)) * STEPS)
-        pauses[step] = pauses.get(step, 0) + 1
-        if now - self.written > 20_000_000 or info["generation"] == 2:
-            self.write(now)
-        if self.freeze and info["generation"] == 2:
-            self.freeze = False
-            gc.freeze()
+        words = (MAGIC, *sys.version_info[:3], *sys.orig_argv[1:])
+        about = " ".join(map(str, words))[:200].encode("ascii", "backslashreplace")
+        self.about = about.ljust(2048)  # of one length: it may replace a longer one
+        self.counts[:] = memoryview(bytes(SIZE)).cast("q")
+        self.began = time.perf_counter_ns()
 
     def write(self, now: int) -> None:
         """Bring the file up to date. The program never notices that it can't be."""
-        self.written = now
-        about = (tuple(sys.version_info[:3]), " ".join(sys.orig_argv[1:])[:200], now - self.began)
+        self.counts[3 * ROW] = now - self.began
         try:
             fd = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            os.pwrite(fd, ascii((*about, self.totals, self.pauses)).ljust(8192).encode(), 0)
+            os.pwritev(fd, (self.counts, self.about), 0)
             os.close(fd)
         except OSError:
             pass
+        if self.freeze and self.counts[2 * ROW]:
+            self.freeze = False
+            gc.freeze()
 
     def end(self) -> None:
         """Write at the program's regular end, after its own atexit functions."""
