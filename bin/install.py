@@ -257,7 +257,8 @@ def verify(targets: dict[str, Path], wanted: dict[str, str]) -> None:
     user, wrong = pwd.getpwuid(os.geteuid()), []
     small = {"HOME": user.pw_dir, "LOGNAME": user.pw_name, "PATH": "/usr/bin:/bin"}
     small |= {"SHELL": "/bin/sh", "UPKEEP_DRY_RUN": "1"}
-    for _, command in JOB.findall(wanted["cron"].replace(r"\%", "%")):
+    lines = wanted["cron"].replace(r"\%", "%") if "cron" in targets else ""
+    for _, command in JOB.findall(lines):
         words = ["/bin/sh", "-c", f"{command} >/dev/null"]
         status = subprocess.run(words, env=small, cwd="/", check=False).returncode
         wrong += [command] if status else []

@@ -134,7 +134,8 @@ def rows(settings: config.Config, now: float) -> list[dict[str, Any]]:
         took = sorted(run.seconds for run in runs)
         shares = {f"p{n}_seconds": took[(len(took) * n - 1) // 100] for n in (50, 95)}
         row = {"job": name, "running": running, **record, **shares}
-        found.append({**row, "next_run": coming, "missed": missed})
+        row |= {"next_run": coming, "missed": missed}
+        found.append({**row, "ok": is_well(row)})
     return found
 
 
@@ -148,10 +149,10 @@ def cells(row: dict[str, Any]) -> list[str]:
     return [row["job"], ended or "never", *costs, units.format_size(peak), *counts, coming or "-"]
 
 
-def is_bad(row: dict[str, Any]) -> bool:
-    """Whether a job does not do what it should: it failed, hangs, or was not started."""
-    failed = row["failures"] and not row["running"]
-    return bool(failed or row["missed"] or row["skipped"] >= SKIPS_BEFORE_ALERT)
+def is_well(row: dict[str, Any]) -> bool:
+    """Whether a job does what it should: it did not fail, hangs not, and was started."""
+    failed = row["failures"] > 0 and not row["running"]
+    return not failed and row["missed"] == 0 and row["skipped"] < SKIPS_BEFORE_ALERT
 
 
 def show(settings: config.Config, as_json: bool) -> int:
@@ -161,7 +162,7 @@ def show(settings: config.Config, as_json: bool) -> int:
         cli.print_json({"jobs": found})
     else:
         print("\n".join(text.table(HEAD, map(cells, found))))
-    return Exit.PROBLEM if any(map(is_bad, found)) else Exit.DONE
+    return Exit.DONE if all(row["ok"] for row in found) else Exit.PROBLEM
 
 
 def rehearse(command: list[str]) -> int:
