@@ -133,7 +133,8 @@ def read(target: Path) -> bytes:
     result = crontab("-l")
     if result.returncode and not result.stderr.startswith(b"no crontab for"):
         why = text.printable(result.stderr.strip())
-        raise OperatorError(f"crontab -l fails, nothing was changed: {why}")
+        mend = "mend that (in /etc/cron.allow?) and run it again"
+        raise OperatorError(f"crontab -l fails, nothing was changed: {why}: {mend}")
     if re.search(rb"\\[rb]", result.stdout):
         why = r"shows \r or \b, which may hide control characters: take them out by crontab -e"
         raise OperatorError(f"crontab -l {why}", Exit.REFUSED)
@@ -259,10 +260,15 @@ def verify(targets: dict[str, Path], wanted: dict[str, str]) -> None:
     small |= {"SHELL": "/bin/sh", "UPKEEP_DRY_RUN": "1"}
     lines = wanted["cron"].replace(r"\%", "%") if "cron" in targets else ""
     for _, command in JOB.findall(lines):
-        words = ["/bin/sh", "-c", f"{command} >/dev/null"]
-        status = subprocess.run(words, env=small, cwd="/", check=False).returncode
-        wrong += [command] if status else []
-        print(f"exit {status}: {command}" if status else f"ok: {command}")
+        words = ["/bin/sh", "-c", command]
+        done = subprocess.run(words, env=small, cwd="/", capture_output=True, text=True)
+        said = text.printable(done.stderr.strip().rpartition("\n")[2])
+        if "TELEGRAM_BOT_TOKEN is not set" in said:  # nor has to be: see doctor.py
+            print(f"no token: {command}")
+        elif done.returncode:
+            wrong.append(f"{command}: exit status {done.returncode}: {said}")
+        else:
+            print(f"ok: {command}")
     for part, target in targets.items():
         if spliced(old := read(target), wanted[part]) != old:
             wrong.append(f"{target} is not up to date: {CHECKOUT}/bin/install.py")

@@ -276,6 +276,24 @@ def test_a_crontab_that_cannot_be_read_for_sure_is_left(
     assert (host.place / "calls").read_text() == "-l\n"
 
 
+def test_a_user_whom_cron_does_not_allow_is_told_so(host: Machine) -> None:
+    script = "mkdir /run/etc && cp -a /etc/passwd /etc/group /run/etc && echo root >"
+    script += "/run/etc/cron.allow && mount --bind /run/etc /etc"
+    assert host.run("sh", "-c", script).returncode == 0
+    place = Path(host.run("mktemp", "-d", "/var/tmp/upkeep-test-XXXXXX").stdout.strip())
+    try:
+        _copy(place)
+        subprocess.run(["chown", "-R", "nobody", place], check=True)
+        words = ("setpriv", "--reuid=nobody", "--clear-groups", "/usr/bin/python3")
+        home = {"HOME": str(place), "LOGNAME": "nobody"}
+        result = host.run(*words, place / "bin/install.py", env=home)
+        assert result.returncode == 1 and "not allowed" in result.stderr, result.stderr
+        assert "cron.allow" in result.stderr and len(result.stderr.splitlines()) == 1
+        assert _snapshot(host) == {} and not (place / "var/logrotate.conf").exists()
+    finally:
+        shutil.rmtree(place)
+
+
 def test_a_crontab_that_changes_meanwhile_is_left(host: Machine) -> None:
     env = _fake_crontab(host, f'printf "%s\n" "$1" >>{host.place}/calls; echo "# $(date +%N)"')
     words = (ROOT / "bin/install.py", "--config", host.place.parent / "upkeep.toml")
@@ -382,6 +400,20 @@ def test_purge_never_removes_a_directory_that_is_more_than_state(host: Machine, 
     assert _install(host, "--uninstall", "--purge").returncode == 3
     assert (home / "upkeep.toml").exists() and (home / ".env").exists()
     assert (home / "precious/photos").exists()
+
+
+def test_a_line_that_fails_is_named_and_one_that_lacks_a_token_is_none(host: Machine) -> None:
+    home = host.place.parent
+    assert _install(host).returncode == 0
+    (home / ".env").unlink()
+    result = _install(host, "--verify")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("no token: ") == 1 and result.stdout.count("ok: ") > 2
+    place = _copy(home / "checkout")
+    assert host.run(sys.executable, place / "bin/install.py").returncode == 0
+    (place / "bin/watchdog.py").chmod(0o644)
+    result = host.run(sys.executable, place / "bin/install.py", "--verify")
+    assert result.returncode == 1 and "bin/watchdog.py: exit status 126: " in result.stderr
 
 
 def test_verify_sends_nothing(home: Path) -> None:
