@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from bin import install
 from tests.helpers import LONG, ROOT, cron_machine, wait_until
 from tests.helpers.bot_api import BotApi
 from tests.helpers.cron_machine import Machine
+from upkeep import crontab
 from upkeep.errors import Exit, OperatorError
 
 HEADER = b"""\
@@ -133,7 +133,7 @@ def test_the_block_in_a_crontab_leaves_every_other_byte(host: Machine, content: 
     before = content.removeprefix(HEADER)
     assert _install(host, "--cron", "user").returncode == 0
     installed = spool.read_bytes()
-    assert before in installed and installed.count(install.BEGIN) == 1
+    assert before in installed and installed.count(crontab.BEGIN) == 1
     assert b" root /" not in installed
     again = _install(host, "--cron", "user")
     assert again.stdout.count("nothing to change") == 2 and spool.read_bytes() == installed
@@ -183,7 +183,7 @@ def _crontab(numbers: random.Random) -> bytes:
     lines = [
         b"MAILTO=\"\"", b"# comment", b"", b"\t", b"0 3 * * * /bin/true", b"@daily x % y",
         "5 4 * * * echo grüße".encode(), b"* * * * * a\r", b"1 1 1 1 1 " + b"y" * 987,
-        b"# >>> upkeep >>>", b"# <<< upkeep <<<x", b" " + install.BEGIN[:-1],
+        b"# >>> upkeep >>>", b"# <<< upkeep <<<x", b" " + crontab.BEGIN[:-1],
         b"# <<< upkeep <<< ", b"# <<< upkeep 0123abcd <<<x",
     ]  # fmt: skip
     whole = b"".join(numbers.choice(lines) + b"\n" for _ in range(numbers.randrange(12)))
@@ -194,22 +194,22 @@ def test_in_and_out_is_the_identity() -> None:
     numbers = random.Random(7)
     for _ in range(300):
         before, after = _crontab(numbers), _crontab(numbers)
-        once = install.spliced(before, "1 1 * * * ours\n")
-        assert install.spliced(once, "1 1 * * * ours\n") == once
-        assert install.spliced(once, "") == before
+        once = crontab.spliced(before, "1 1 * * * ours\n")
+        assert crontab.spliced(once, "1 1 * * * ours\n") == once
+        assert crontab.spliced(once, "") == before
         moved = once + after
-        other = install.spliced(moved, "2 2 * * * other\n")
+        other = crontab.spliced(moved, "2 2 * * * other\n")
         assert other.endswith(after) and b"ours" not in other
         whole = before if before.endswith(b"\n") or not (before and after) else before + b"\n"
-        assert install.spliced(other, "") == install.spliced(moved, "") == whole + after
+        assert crontab.spliced(other, "") == crontab.spliced(moved, "") == whole + after
 
 
 def test_a_missing_last_newline_is_added_as_cron_demands_and_taken_away_again() -> None:
-    once = install.spliced(b"# last", "x\n")
-    assert once.startswith(b"# last\n" + install.BEGIN + install.BARE + b"x\n")
-    twice = install.spliced(once, "y\n")
-    assert twice.startswith(b"# last\n" + install.BEGIN + install.BARE + b"y\n")
-    assert install.spliced(twice, "") == b"# last"
+    once = crontab.spliced(b"# last", "x\n")
+    assert once.startswith(b"# last\n" + crontab.BEGIN + crontab.BARE + b"x\n")
+    twice = crontab.spliced(once, "y\n")
+    assert twice.startswith(b"# last\n" + crontab.BEGIN + crontab.BARE + b"y\n")
+    assert crontab.spliced(twice, "") == b"# last"
 
 
 @pytest.mark.parametrize(
@@ -233,17 +233,17 @@ END = b"# <<< upkeep <<<\n"
 @pytest.mark.parametrize(
     "content",
     [
-        install.BEGIN,
+        crontab.BEGIN,
         END,
-        END + install.BEGIN,
-        install.BEGIN + END + install.BEGIN + END,
-        install.BEGIN + install.BEGIN + END,
-        install.BEGIN + b"x\n# <<< upkeep 01234567 <<<\n",
+        END + crontab.BEGIN,
+        crontab.BEGIN + END + crontab.BEGIN + END,
+        crontab.BEGIN + crontab.BEGIN + END,
+        crontab.BEGIN + b"x\n# <<< upkeep 01234567 <<<\n",
     ],
 )
 def test_markers_that_are_no_pair_are_refused(content: bytes) -> None:
     with pytest.raises(OperatorError) as caught:
-        install.spliced(b"0 1 * * * foreign\n" + content, "x\n")
+        crontab.spliced(b"0 1 * * * foreign\n" + content, "x\n")
     assert caught.value.code == Exit.REFUSED
 
 
@@ -299,7 +299,7 @@ def test_a_crontab_that_changes_meanwhile_is_left(host: Machine) -> None:
     words = (ROOT / "bin/install.py", "--config", host.place.parent / "upkeep.toml")
     result = host.run(sys.executable, *words, "--cron", "user", "--only", "cron", env=env)
     assert result.returncode == 4 and "changed meanwhile" in result.stderr
-    assert set((host.place / "calls").read_text().split()) == {"-l", "-n", "-T"}
+    assert set((host.place / "calls").read_text().split()) == {"-l", "-T"}
 
 
 def test_a_file_of_somebody_else_is_not_replaced(host: Machine) -> None:
@@ -346,7 +346,7 @@ def test_twenty_at_once_leave_one_block(host: Machine) -> None:
         for _ in range(20 if LONG else 5)
     ]
     assert [run.wait(120) for run in runs] == [0] * len(runs)
-    assert spool.read_bytes().count(install.BEGIN) == 1
+    assert spool.read_bytes().count(crontab.BEGIN) == 1
     assert b"0 1 * * * foreign\n" in spool.read_bytes()
 
 
@@ -446,9 +446,15 @@ def test_a_checkout_with_blanks_and_percents_in_its_path_works(host: Machine, ho
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
-@pytest.mark.parametrize("name", ["bin/watchdog.py", "lib/upkeep/cli.py"])
+@pytest.mark.parametrize(
+    "name", ["bin/watchdog.py", "lib/upkeep/cli.py", ".venv/lib/python3.11/site-packages/x.py"]
+)
 def test_root_runs_nothing_that_others_can_write(host: Machine, home: Path, name: str) -> None:
     place = _copy(home / "checkout")
+    if ".venv" in name:
+        (place / ".venv").unlink(missing_ok=True)
+        (place / name).parent.mkdir(parents=True)
+        (place / name).touch()
     (place / name).chmod(0o777)
     result = host.run(sys.executable, place / "bin/install.py")
     assert result.returncode == 3 and name in result.stderr
@@ -532,7 +538,7 @@ def test_lines_that_cron_would_not_take_are_not_installed(host: Machine, home: P
 def test_a_crontab_without_a_last_newline_comes_back_as_it_was(host: Machine) -> None:
     spool = _spool(host, b"# mine\n0 1 * * * foreign")
     assert _install(host, "--cron", "user").returncode == 0
-    assert b"0 1 * * * foreign\n" + install.BEGIN in spool.read_bytes()
+    assert b"0 1 * * * foreign\n" + crontab.BEGIN in spool.read_bytes()
     known = spool.stat()
     assert _install(host, "--cron", "user", "--uninstall").returncode == 0
     assert spool.read_bytes().split(b"\n", 3)[-1] == b"# mine\n0 1 * * * foreign"
