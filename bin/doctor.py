@@ -174,10 +174,14 @@ SEND = ("message", passes("telegram_alert.py", "A test message of upkeep's docto
 
 def finding(settings: Config, name: str, check: Check, mend: str) -> dict[str, Any]:
     """What one check found."""
+    result = {"check": name, "ok": True, "mend": mend}
     try:
-        return {"check": name, "ok": True, "detail": check(settings), "mend": mend}
-    except (OperatorError, OSError) as error:
-        return {"check": name, "ok": False, "detail": str(error), "mend": mend}
+        return {**result, "detail": check(settings)}
+    except OperatorError as error:
+        why = str(error)
+    except OSError as error:
+        why = f"{error.filename}: {error.strerror}"
+    return {**result, "ok": False, "detail": why}
 
 
 def line(found: dict[str, Any]) -> str:
