@@ -70,10 +70,11 @@ def state(settings: Config) -> str:
 
 def clock(settings: Config) -> str:
     """Whether the clock is behind what was written before, or nobody keeps it."""
-    now = time.time()
-    written = [Path(__file__), *settings.state.glob("*.json*"), *settings.state.glob("*/*.json*")]
+    written = [Path(__file__)]
+    for pattern in ("*.json", "*.jsonl", "jobs/*.json", "memory/*.jsonl"):  # none is ever removed
+        written += settings.state.glob(pattern)
     newest = max(written, key=lambda file: file.stat().st_mtime)
-    behind = newest.stat().st_mtime - now
+    behind = newest.stat().st_mtime - time.time()
     if behind > CLOCK_SLACK_SECONDS:
         raise OperatorError(f"{units.format_duration(behind)} behind the time of {newest}")
     unkept = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512)) == TIME_ERROR

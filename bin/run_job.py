@@ -143,12 +143,19 @@ def rows(settings: config.Config, now: float) -> list[dict[str, Any]]:
 
 def cells(row: dict[str, Any]) -> list[str]:
     """A row as people read it."""
-    times = [row["last_success"], row["next_run"]]
-    ended, coming = (units.local_time(each) if each else "" for each in times)
-    _, _, took, peak = row["runs"][-1] if row["runs"] else (0.0, 0, 0.0, 0)
-    costs = map(units.format_duration, (took, row["p50_seconds"], row["p95_seconds"]))
-    counts = [str(row[each]) for each in ("failures", "skipped", "missed")]
-    return [row["job"], ended or "never", *costs, units.format_size(peak), *counts, coming or "-"]
+    ended, coming = row["last_success"], row["next_run"]
+    costs = ["-"] * 4
+    if row["runs"]:
+        last = job.Run(*row["runs"][-1])
+        durations = last.seconds, row["p50_seconds"], row["p95_seconds"]
+        costs = [*map(units.format_duration, durations), units.format_size(last.peak_bytes)]
+    return [
+        row["job"],
+        units.local_time(ended) if ended else "never",
+        *costs,
+        *(str(row[count]) for count in ("failures", "skipped", "missed")),
+        units.local_time(coming) if coming else "-",
+    ]
 
 
 def is_well(row: dict[str, Any]) -> bool:

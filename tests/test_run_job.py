@@ -521,6 +521,8 @@ def test_the_status_knows_when_cron_starts_a_job_and_what_was_missed(place: Plac
         assert time.localtime(rows["yearly"]["next_run"])[1:5] == (1, 1, 4, 15)
         assert rows["booted"]["next_run"] is None
         assert [row["missed"] for row in rows.values()] == [0, 0, 0]
+        shown = host.run(*words[:-1]).stdout.splitlines()
+        assert shown[1].split()[:6] == ["booted", "never", "-", "-", "-", "-"]
         if proc.uptime() < 2400:
             return  # the host has not been up for long enough to have missed one
         os.utime(lines, (time.time() - 2000, time.time() - 2000))
