@@ -3,8 +3,8 @@
 
 usage: run_job.py NAME [OPTION ...] -- COMMAND [ARG ...], or run_job.py --status [--json]
 
-    job     last success               took  peak RSS  failed  skipped  missed  next run
-    backup  2026-11-20T04:15:48+00:00  48 s  61 MiB    0       0        0       2026-11-21T04:15:00
+    job     last success               took  p50   p95   peak RSS  failed  skipped  missed  ...
+    backup  2026-11-20T04:15:48+00:00  48 s  47 s  61 s  61 MiB    0       0        0       ...
 
 Exit codes: the command's own (128+n: signal n), 124 time limit, 126, 127 not run, 4 busy, 2 usage.
 """
@@ -12,31 +12,29 @@ Exit codes: the command's own (128+n: signal n), 124 time limit, 126, 127 not ru
 import argparse
 import contextlib
 import ctypes
-import json
+import gc
 import os
 import re
-import signal
 import sys
 import time
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+gc.disable()  # a wrapper imports, starts its job and waits: looking for cycles took 5 % of that
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import CHECKOUT, cli, config, files, metrics, proc, text, units
+from upkeep import CHECKOUT, cli, config, files, job, metrics, text, units
 from upkeep.errors import Exit, OperatorError
 
 EXAMPLES = """\
   run_job.py feed --timeout 5m --alert-after 3 -- fetch    # may fail twice before it is told
   run_job.py --status                                      # which jobs fail, hang or never ran?
 """
-TIMED_OUT, KILL_SECONDS, SKIPS_BEFORE_ALERT, RUNS_KEPT = 124, 5.0, 5, 100
-NEWEST_BYTES = 1 << 20  # what is kept of a log that grew too large
-SESSION_BYTES = 128  # written whole and in place, which works on a full disk too
-HEAD = ("job", "last success", "took", "peak RSS", "failed", "skipped", "missed", "next run")
-Run = tuple[float, int, float, int]  # Unix seconds, exit status, seconds, peak RSS in bytes
+SKIPS_BEFORE_ALERT, RUNS_KEPT = 5, 100
+PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+HEAD = ["job", "last success", "took", "p50", "p95", "peak RSS"]
+HEAD += ["failed", "skipped", "missed", "next run"]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--grace", type=cli.duration, default=10.0, metavar="D", help="TERM to KILL")
     made.add_argument("--wait", type=cli.duration, default=0.0, metavar="D", help="for its turn")
     made.add_argument("--splay", type=cli.duration, default=0.0, metavar="D", help="start later")
-    made.add_argument("--alert-after", type=int, default=1, metavar="N", help="failures in a row")
+    made.add_argument("--alert-after", type=cli.count, default=1, metavar="N", help="failures")
     made.add_argument("--ping-url", metavar="URL", help="fetched after a success, URL/fail else")
     made.add_argument("--status", action="store_true", help="the table of all jobs")
     cli.add_dry_run(made)
@@ -55,162 +53,16 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def survivor(lock: Path) -> proc.Stat | None:
-    """A live process of the session that `lock` names, if any."""
-    try:
-        boot, leader, ticks = json.loads(files.read_small(lock, SESSION_BYTES))
-    except (OSError, ValueError, TypeError):
-        return None
-    table = proc.scan()
-    head = table.get(leader)
-    if boot != proc.boot_id() or (head and head.start_ticks != ticks):
-        return None  # no PID is given out again while a session bears its number
-    members = (each for each in table.values() if each.session == leader and not each.dead)
-    return next(members, None)
-
-
-def name_session(lock: Path, leader: proc.Identity | None) -> None:
-    """Note in `lock` which session runs now."""
-    with contextlib.suppress(OSError), open(lock, "r+b") as file:
-        file.write((json.dumps(leader) if leader else "").ljust(SESSION_BYTES).encode())
-
-
-def start(command: Sequence[str], log: int, lock: Path) -> int:
-    """Start `command` in a session of its own, but not before `lock` names that session."""
-    gate, opener = os.pipe()  # a shell waits at it, and ends when the wrapper does
-    pid = os.posix_spawn(
-        "/bin/sh",
-        ["sh", "-c", 'unset UPKEEP_TASK; read -r go && exec "$@" </dev/null', "sh", *command],
-        os.environ,
-        file_actions=[(os.POSIX_SPAWN_DUP2, fd, to) for fd, to in ((gate, 0), (log, 1), (log, 2))],
-        setsid=True,
-        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
-    )
-    os.close(gate)
-    name_session(lock, proc.identify(pid))
-    os.write(opener, b"go\n")
-    os.close(opener)
-    return pid
-
-
-def wait_for_end(pid: int, seconds: float, log: int, log_max: int) -> bool:
-    """Whether `pid` ends within `seconds`; its log is kept in bounds meanwhile."""
-    pidfd, deadline, ended = os.pidfd_open(pid), time.monotonic() + seconds, False
-    while not ended and (left := max(0.0, deadline - time.monotonic())):
-        ended = not proc.wait_for_exit([pidfd], min(left, 0.2))
-        if log != 2 and (size := os.fstat(log).st_size) > log_max:
-            newest = os.pread(log, NEWEST_BYTES, size - min(log_max // 2, NEWEST_BYTES))
-            os.ftruncate(log, 0)
-            os.write(log, newest)
-    return ended
-
-
-def sessions() -> set[int]:
-    """Those of the wrapper and its descendants: before the start none that the job can be in."""
-    table = proc.scan()
-    inherited = proc.descendants(table, os.getpid())  # whoever called exec left them to us
-    return {os.getsid(0), *(table[pid].session for pid in inherited)}
-
-
-def left_behind(foreign: set[int]) -> set[proc.Identity]:
-    """All that came from the job, in any session but `foreign` ones; no daemons of restart.py."""
-    table = proc.scan()
-    mine = set(proc.descendants(table, os.getpid()))
-    for pid in tuple(mine):
-        spared = "UPKEEP_TASK" in proc.environment(pid) or table[pid].session in foreign
-        if spared or "upkeep-recorder" in proc.command_line(pid):
-            mine -= {pid, *proc.descendants(table, pid)}
-    return {each for pid in mine if (each := proc.identify(pid))}
-
-
-def send(process: proc.Identity, number: int) -> None:
-    """Send a signal to this very process, if that is allowed."""
-    if (pidfd := proc.open_process(process)) is not None:
-        with contextlib.suppress(PermissionError):
-            proc.send_signal(pidfd, number)
-        os.close(pidfd)
-
-
-def end_all(grace: float, foreign: set[int]) -> None:
-    """TERM to all that is left, KILL after `grace` seconds; to what was started meanwhile too."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})  # see it through
-    for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, KILL_SECONDS)):
-        deadline, told = time.monotonic() + seconds, set[proc.Identity]()
-        while (left := left_behind(foreign)) and time.monotonic() < deadline:
-            for each in left - told:
-                send(each, number)
-            told |= left
-            time.sleep(files.LOCK_POLL_SECONDS)
-
-
-def open_log(path: Path) -> int:
-    """The job's log, with a line on top of this run; stderr when it cannot be written."""
-    try:
-        files.append_line(path, f"--- {units.local_time(time.time())}")
-        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        cli.warn(f"{path}: {error.strerror}; the output of the job follows")
-        return 2
-
-
-def run_alone(
-    options: argparse.Namespace, command: Sequence[str], settings: config.Config
-) -> tuple[Run, str, str]:
-    """One run, why it is no success if so, its last output. Unwritable state stops nothing."""
-    name, lock = options.name, settings.state / "lock" / f"job-{options.name}.lock"
-    path = settings.state / "log" / f"job-{name}.log"
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(files.lock(lock, options.wait, "the run before"))
-        except OSError as error:
-            cli.warn(f"{lock}: {error.strerror}; this run goes without it")
-        if old := survivor(lock):
-            raise OperatorError(f"busy: pid {old.pid} of the run before lives", Exit.BUSY)
-        time.sleep(options.splay * zlib.crc32(f"{os.uname().nodename} {name}".encode()) / 2**32)
-        log, foreign = open_log(path), sessions()
-        began, started, clock, ended = os.fstat(log).st_size, time.time(), time.monotonic(), False
-        try:
-            pid = start(command, log, lock)
-            ended = wait_for_end(pid, options.timeout, log, settings.jobs.log_max)
-        finally:  # the time limit, or a signal to the wrapper: the job goes with it
-            if not ended:
-                end_all(options.grace, foreign)
-        _, status, usage = os.wait4(pid, 0 if ended else os.WNOHANG)
-        if ended or not left_behind(foreign):
-            name_session(lock, None)
-    code, seconds = os.waitstatus_to_exitcode(status), time.monotonic() - clock
-    code = TIMED_OUT if not ended else 128 - code if code < 0 else code
-    own = path if log == 2 else os.dup(log)  # it may be rotated: the path may name another
-    how = f"exit status {code}" if ended else "stopped at its time limit"
-    why = f"{how} after {units.format_duration(seconds)}" if code else ""
-    tail = "\n".join(map(text.printable, files.tail(own, 20, 3000, began))) if code else ""
-    return (started, code, seconds, usage.ru_maxrss << 10), why, tail
-
-
-def run_or_excuse(
-    options: argparse.Namespace, command: Sequence[str], settings: config.Config
-) -> tuple[Run | None, str, str]:
-    """What `run_alone` gives; as much of it as there is for a run that was skipped or stopped."""
-    began, clock = time.time(), time.monotonic()
-    try:
-        return run_alone(options, command, settings)
-    except OperatorError as error:  # busy: nothing else is raised
-        return None, f"skipped: {error}", ""
-    except (KeyboardInterrupt, SystemExit) as stop:  # the job was ended by it too
-        number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
-        run = (began, 128 + number, time.monotonic() - clock, 0)
-        return run, f"stopped with {number.name}", ""
-
-
 def fits(record: dict[str, Any]) -> bool:
-    """Whether `record` is one that `conclude` wrote."""
-    head = [record.get("last_success"), record.get("failures"), 0.0, record.get("skipped")]
-    runs = record.get("runs")
-    return isinstance(runs, list) and all(map(is_run, [head, *runs]))
+    """Whether `record` is one that `conclude` wrote, with times and sizes that can be shown."""
+    counts, runs = [record.get("failures"), record.get("skipped")], record.get("runs")
+    if not isinstance(runs, list) or [*map(type, counts)] != [int, int]:
+        return False
+    return all(is_run(row) for row in [[record.get("last_success"), 0, 0.0, 0], *runs])
 
 
 def is_run(row: Any) -> bool:
-    """Whether `row` is a `Run`, its times such as can be shown."""
+    """Whether `row` is a `job.Run` as JSON has it."""
     if not isinstance(row, list) or [*map(type, row)] != [float, int, float, int]:
         return False
     return all(0 <= each < 1e11 for each in row[:3]) and 0 <= row[3] < 1 << 60
@@ -224,59 +76,110 @@ def read(settings: config.Config, name: str) -> dict[str, Any]:
     return {"last_success": 0.0, "failures": 0, "skipped": 0, "runs": []}
 
 
-def conclude(
-    settings: config.Config, options: argparse.Namespace, run: Run | None, why: str, tail: str
-) -> None:
-    """Tell and record `run`; told first, so that whatever kills us in between loses no alert."""
-    name, job = options.name, read(settings, options.name)
-    broken = job["failures"] or job["skipped"]
+def counted(record: dict[str, Any], outcome: job.Outcome) -> dict[str, Any]:
+    """`record` with one more run, or one more that was skipped."""
+    run = outcome.run
     if run is None:
-        job["skipped"] += 1
-    else:
-        job |= {"skipped": 0, "failures": job["failures"] + 1 if why else 0}
-        job["last_success"] = job["last_success"] if why else run[0] + run[2]
-        job["runs"] = [*job["runs"], run][-RUNS_KEPT:]
-    if why:
-        cli.log(settings, f"{name}: {why}")
-    if why or broken:
+        return {**record, "skipped": record["skipped"] + 1}
+    after = {**record, "skipped": 0, "runs": [*record["runs"], run][-RUNS_KEPT:]}
+    if outcome.why:
+        return {**after, "failures": record["failures"] + 1}
+    return {**after, "failures": 0, "last_success": run.began + run.seconds}
+
+
+def conclude(settings: config.Config, name: str, alert_after: int, outcome: job.Outcome) -> None:
+    """Tell and record a run; told first, so that whatever kills us in between loses no alert."""
+    before = read(settings, name)
+    after = counted(before, outcome)
+    if outcome.why:
+        cli.log(settings, f"{name}: {outcome.why}")
+    if outcome.why or before["failures"] or before["skipped"]:
         from upkeep.alerts import Alerts
 
         with Alerts(settings) as alerts:
-            if not why:
+            if not outcome.why:
                 alerts.recovered(f"job:{name}", f"Job {name} works again")
-            elif job["failures"] >= options.alert_after or job["skipped"] >= SKIPS_BEFORE_ALERT:
-                alerts.problem(f"job:{name}", f"Job {name}: {why}", tail)
+            elif after["failures"] >= alert_after or after["skipped"] >= SKIPS_BEFORE_ALERT:
+                alerts.problem(f"job:{name}", f"Job {name}: {outcome.why}", outcome.tail)
     try:
-        files.write_state(settings.state / "jobs" / f"{name}.json", job)
+        files.write_state(settings.state / "jobs" / f"{name}.json", after)
         if settings.prometheus:
-            last = {("job", name): job["last_success"]}
+            last = {("job", name): after["last_success"]}
             figures = {"upkeep_job_last_success_timestamp_seconds": last}
             metrics.write(settings.prometheus / f"upkeep_job_{name}.prom", figures)
     except OSError as error:
         cli.warn(f"{name}: not recorded: {error}")
-    if why:
-        cli.print_error(f"job {name}: {why}\n{tail}".strip())
+    if outcome.why:
+        cli.print_error(f"job {name}: {outcome.why}\n{outcome.tail}".strip())
 
 
-def show(settings: config.Config, as_json: bool, now: float) -> int:
-    """Print the table of all jobs, with the figures of the last run; 1 when one fails."""
+def ping(url: str, failed: bool) -> None:
+    """Tell a monitor; whatever happens to that, the job is over."""
+    from urllib.request import urlopen
+
+    with contextlib.suppress(Exception):
+        urlopen(f"{url}/fail" if failed else url, timeout=10).close()
+
+
+def rows(settings: config.Config, now: float) -> list[dict[str, Any]]:
+    """What is known of every job that was run or stands in a crontab that can be read."""
     from upkeep import schedule
 
-    plans, rows, lines = list(schedule.installed()), [], []
+    plans, found = list(schedule.installed()), []
     recorded = {path.stem for path in (settings.state / "jobs").glob("*.json")}
     for name in sorted(recorded | {plan[0] for plan in plans}):
-        running = survivor(settings.state / "lock" / f"job-{name}.lock") is not None
-        job = {"job": name, "running": running, **read(settings, name)}
-        began, _, took, peak = job["runs"][-1] if job["runs"] else (0.0, 0, 0.0, 0)
-        coming, missed = schedule.outlook(plans, name, now if running else began + took, now)
-        rows.append(job | {"next_run": coming, "missed": missed})
-        ended = units.local_time(job["last_success"]) if job["last_success"] else "never"
-        cost = (units.format_duration(took), units.format_size(peak))
-        counts = (str(job["failures"]), str(job["skipped"]), str(missed))
-        lines.append((name, ended, *cost, *counts, units.local_time(coming) if coming else "-"))
-    cli.print_json({"jobs": rows}) if as_json else print("\n".join(text.table(HEAD, lines)))
-    bad = (job["missed"] or (job["failures"] and not job["running"]) for job in rows)
-    return Exit.PROBLEM if any(bad) else Exit.DONE
+        record = read(settings, name)
+        runs = [job.Run(*run) for run in record["runs"]] or [job.Run(0.0, 0, 0.0, 0)]
+        running = job.survivor(job.lock_file(settings, name)) is not None
+        last = now if running else runs[-1].began + runs[-1].seconds
+        coming, missed = schedule.outlook(plans, name, last, now)
+        took = sorted(run.seconds for run in runs)
+        shares = {f"p{n}_seconds": took[(len(took) * n - 1) // 100] for n in (50, 95)}
+        row = {"job": name, "running": running, **record, **shares}
+        row |= {"next_run": coming, "missed": missed}
+        found.append({**row, "ok": is_well(row)})
+    return found
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """A row as people read it."""
+    ended, coming = row["last_success"], row["next_run"]
+    costs = ["-"] * 4
+    if row["runs"]:
+        last = job.Run(*row["runs"][-1])
+        durations = last.seconds, row["p50_seconds"], row["p95_seconds"]
+        costs = [*map(units.format_duration, durations), units.format_size(last.peak_bytes)]
+    return [
+        row["job"],
+        units.local_time(ended) if ended else "never",
+        *costs,
+        *(str(row[count]) for count in ("failures", "skipped", "missed")),
+        units.local_time(coming) if coming else "-",
+    ]
+
+
+def is_well(row: dict[str, Any]) -> bool:
+    """Whether a job does what it should: it did not fail, hangs not, and was started."""
+    failed = row["failures"] > 0 and not row["running"]
+    return not failed and row["missed"] == 0 and row["skipped"] < SKIPS_BEFORE_ALERT
+
+
+def show(settings: config.Config, as_json: bool) -> int:
+    """Print the table of all jobs; 1 when one of them is bad."""
+    found = rows(settings, time.time())
+    if as_json:
+        cli.print_json({"jobs": found})
+    else:
+        print("\n".join(text.table(HEAD, map(cells, found))))
+    return Exit.DONE if all(row["ok"] for row in found) else Exit.PROBLEM
+
+
+def rehearse(command: list[str]) -> int:
+    """Print what would be run; a script of the suite prints its own plan instead."""
+    if any(Path(word).resolve().parent == CHECKOUT / "bin" for word in command[:2]):
+        os.execvpe(command[0], command, {**os.environ, "UPKEEP_DRY_RUN": "1"})
+    print("would run:", text.printable(" ".join(command)))
+    return Exit.DONE
 
 
 @cli.script
@@ -287,24 +190,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, command = parser().parse_args(words[:split]), words[split + 1 :]
     settings = config.load(options.config)
     if options.status:
-        return show(settings, options.json, time.time())
-    named = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", options.name or "")
-    if not named or not command or options.alert_after < 1:
+        return show(settings, options.json)
+    name = options.name or ""
+    if not command or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
         raise OperatorError("expected NAME [OPTION ...] -- COMMAND ...; see --help", Exit.USAGE)
-    if options.dry_run:  # a script of the suite prints its own plan
-        if any(Path(word).resolve().parent == CHECKOUT / "bin" for word in command[:2]):
-            os.execvpe(command[0], command, {**os.environ, "UPKEEP_DRY_RUN": "1"})
-        print("would run:", text.printable(" ".join(command)))
-        return Exit.DONE
-    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans become ours
-    run, why, tail = run_or_excuse(options, command, settings)
-    conclude(settings, options, run, why, tail)
-    if options.ping_url and run:
-        from urllib.request import urlopen
-
-        with contextlib.suppress(Exception):  # whatever happens, the job is over
-            urlopen(f"{options.ping_url}/fail" if why else options.ping_url, timeout=10).close()
-    return run[1] if run else Exit.BUSY
+    if options.dry_run:
+        return rehearse(command)
+    # What the job leaves becomes a child of this process, not of init.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    durations = options.timeout, options.grace, options.wait, options.splay
+    outcome = job.run(job.Job(name, command, *durations), settings)
+    conclude(settings, name, options.alert_after, outcome)
+    if options.ping_url and outcome.run:
+        ping(options.ping_url, bool(outcome.why))
+    return outcome.run.status if outcome.run else Exit.BUSY
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from bin import install
 from tests.helpers import LONG, ROOT, cron_machine, wait_until
 from tests.helpers.bot_api import BotApi
 from tests.helpers.cron_machine import Machine
+from upkeep import crontab
 from upkeep.errors import Exit, OperatorError
 
 HEADER = b"""\
@@ -133,7 +133,7 @@ def test_the_block_in_a_crontab_leaves_every_other_byte(host: Machine, content: 
     before = content.removeprefix(HEADER)
     assert _install(host, "--cron", "user").returncode == 0
     installed = spool.read_bytes()
-    assert before in installed and installed.count(install.BEGIN) == 1
+    assert before in installed and installed.count(crontab.BEGIN) == 1
     assert b" root /" not in installed
     again = _install(host, "--cron", "user")
     assert again.stdout.count("nothing to change") == 2 and spool.read_bytes() == installed
@@ -183,41 +183,67 @@ def _crontab(numbers: random.Random) -> bytes:
     lines = [
         b"MAILTO=\"\"", b"# comment", b"", b"\t", b"0 3 * * * /bin/true", b"@daily x % y",
         "5 4 * * * echo grüße".encode(), b"* * * * * a\r", b"1 1 1 1 1 " + b"y" * 987,
-        b"# >>> upkeep >>>", b"# <<< upkeep <<<x", b" " + install.BEGIN[:-1],
-        install.END[:-1] + b" ",
+        b"# >>> upkeep >>>", b"# <<< upkeep <<<x", b" " + crontab.BEGIN[:-1],
+        b"# <<< upkeep <<< ", b"# <<< upkeep 0123abcd <<<x",
     ]  # fmt: skip
-    return b"".join(numbers.choice(lines) + b"\n" for _ in range(numbers.randrange(12)))
+    whole = b"".join(numbers.choice(lines) + b"\n" for _ in range(numbers.randrange(12)))
+    return whole if numbers.randrange(4) else whole[:-1]
 
 
 def test_in_and_out_is_the_identity() -> None:
     numbers = random.Random(7)
     for _ in range(300):
         before, after = _crontab(numbers), _crontab(numbers)
-        whole = before + after
-        once = install.spliced(whole, "1 1 * * * ours\n")
-        assert once == whole + install.BEGIN + b"1 1 * * * ours\n" + install.END
-        moved = install.spliced(before, "1 1 * * * ours\n") + after
-        assert install.spliced(moved, "1 1 * * * ours\n") == moved
-        assert install.spliced(moved, "") == whole == install.spliced(once, "")
+        once = crontab.spliced(before, "1 1 * * * ours\n")
+        assert crontab.spliced(once, "1 1 * * * ours\n") == once
+        assert crontab.spliced(once, "") == before
+        moved = once + after
+        other = crontab.spliced(moved, "2 2 * * * other\n")
+        assert other.endswith(after) and b"ours" not in other
+        whole = before if before.endswith(b"\n") or not (before and after) else before + b"\n"
+        assert crontab.spliced(other, "") == crontab.spliced(moved, "") == whole + after
 
 
-def test_a_missing_last_newline_is_added_as_crontab_demands() -> None:
-    assert install.spliced(b"# last", "x\n") == b"# last\n" + install.BEGIN + b"x\n" + install.END
+def test_a_missing_last_newline_is_added_as_cron_demands_and_taken_away_again() -> None:
+    once = crontab.spliced(b"# last", "x\n")
+    assert once.startswith(b"# last\n" + crontab.BEGIN + crontab.BARE + b"x\n")
+    twice = crontab.spliced(once, "y\n")
+    assert twice.startswith(b"# last\n" + crontab.BEGIN + crontab.BARE + b"y\n")
+    assert crontab.spliced(twice, "") == b"# last"
+
+
+@pytest.mark.parametrize(
+    "foreign", [b"* * * * * theirs\n", b"# BEGIN other\n0 1 * * * theirs\n# END other\n"]
+)
+def test_what_others_put_between_our_markers_is_refused(host: Machine, foreign: bytes) -> None:
+    assert _install(host).returncode == 0
+    ours = host.place / "cron.d/upkeep"
+    ours.write_bytes(ours.read_bytes().replace(b"@reboot", foreign + b"@reboot"))
+    before = _snapshot(host)
+    for options in ((), ("--uninstall",)):
+        result = _install(host, *options)
+        assert result.returncode == 3 and "changes between upkeep's markers" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+        assert _snapshot(host) == before
+
+
+END = b"# <<< upkeep <<<\n"
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        install.BEGIN,
-        install.END,
-        install.END + install.BEGIN,
-        install.BEGIN + install.END + install.BEGIN + install.END,
-        install.BEGIN + install.BEGIN + install.END,
+        crontab.BEGIN,
+        END,
+        END + crontab.BEGIN,
+        crontab.BEGIN + END + crontab.BEGIN + END,
+        crontab.BEGIN + crontab.BEGIN + END,
+        crontab.BEGIN + b"x\n# <<< upkeep 01234567 <<<\n",
     ],
 )
 def test_markers_that_are_no_pair_are_refused(content: bytes) -> None:
     with pytest.raises(OperatorError) as caught:
-        install.spliced(b"0 1 * * * foreign\n" + content, "x\n")
+        crontab.spliced(b"0 1 * * * foreign\n" + content, "x\n")
     assert caught.value.code == Exit.REFUSED
 
 
@@ -242,7 +268,7 @@ def _fake_crontab(host: Machine, script: str) -> dict[str, str]:
 def test_a_crontab_that_cannot_be_read_for_sure_is_left(
     host: Machine, script: str, status: int
 ) -> None:
-    env = _fake_crontab(host, f'echo "$@" >>{host.place}/calls; {script}')
+    env = _fake_crontab(host, f'echo "$*" >>{host.place}/calls; {script}')
     words = (ROOT / "bin/install.py", "--config", host.place.parent / "upkeep.toml")
     result = host.run(sys.executable, *words, "--cron", "user", "--only", "cron", env=env)
     assert result.returncode == status, result.stderr
@@ -250,12 +276,30 @@ def test_a_crontab_that_cannot_be_read_for_sure_is_left(
     assert (host.place / "calls").read_text() == "-l\n"
 
 
+def test_a_user_whom_cron_does_not_allow_is_told_so(host: Machine) -> None:
+    script = "mkdir /run/etc && cp -a /etc/passwd /etc/group /run/etc && echo root >"
+    script += "/run/etc/cron.allow && mount --bind /run/etc /etc"
+    assert host.run("sh", "-c", script).returncode == 0
+    place = Path(host.run("mktemp", "-d", "/var/tmp/upkeep-test-XXXXXX").stdout.strip())
+    try:
+        _copy(place)
+        subprocess.run(["chown", "-R", "nobody", place], check=True)
+        words = ("setpriv", "--reuid=nobody", "--clear-groups", "/usr/bin/python3")
+        home = {"HOME": str(place), "LOGNAME": "nobody"}
+        result = host.run(*words, place / "bin/install.py", env=home)
+        assert result.returncode == 1 and "not allowed" in result.stderr, result.stderr
+        assert "cron.allow" in result.stderr and len(result.stderr.splitlines()) == 1
+        assert _snapshot(host) == {} and not (place / "var/logrotate.conf").exists()
+    finally:
+        shutil.rmtree(place)
+
+
 def test_a_crontab_that_changes_meanwhile_is_left(host: Machine) -> None:
-    env = _fake_crontab(host, f'echo "$@" >>{host.place}/calls; echo "# $(date +%N)"')
+    env = _fake_crontab(host, f'printf "%s\n" "$1" >>{host.place}/calls; echo "# $(date +%N)"')
     words = (ROOT / "bin/install.py", "--config", host.place.parent / "upkeep.toml")
     result = host.run(sys.executable, *words, "--cron", "user", "--only", "cron", env=env)
     assert result.returncode == 4 and "changed meanwhile" in result.stderr
-    assert set((host.place / "calls").read_text().split()) == {"-l"}
+    assert set((host.place / "calls").read_text().split()) == {"-l", "-T"}
 
 
 def test_a_file_of_somebody_else_is_not_replaced(host: Machine) -> None:
@@ -302,7 +346,7 @@ def test_twenty_at_once_leave_one_block(host: Machine) -> None:
         for _ in range(20 if LONG else 5)
     ]
     assert [run.wait(120) for run in runs] == [0] * len(runs)
-    assert spool.read_bytes().count(install.BEGIN) == 1
+    assert spool.read_bytes().count(crontab.BEGIN) == 1
     assert b"0 1 * * * foreign\n" in spool.read_bytes()
 
 
@@ -358,6 +402,20 @@ def test_purge_never_removes_a_directory_that_is_more_than_state(host: Machine, 
     assert (home / "precious/photos").exists()
 
 
+def test_a_line_that_fails_is_named_and_one_that_lacks_a_token_is_none(host: Machine) -> None:
+    home = host.place.parent
+    assert _install(host).returncode == 0
+    (home / ".env").unlink()
+    result = _install(host, "--verify")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("no token: ") == 1 and result.stdout.count("ok: ") > 2
+    place = _copy(home / "checkout")
+    assert host.run(sys.executable, place / "bin/install.py").returncode == 0
+    (place / "bin/watchdog.py").chmod(0o644)
+    result = host.run(sys.executable, place / "bin/install.py", "--verify")
+    assert result.returncode == 1 and "bin/watchdog.py: exit status 126: " in result.stderr
+
+
 def test_verify_sends_nothing(home: Path) -> None:
     with BotApi() as api, cron_machine.machine(home / "machine") as host, host.cron():
         (home / "upkeep.toml").touch()
@@ -388,9 +446,15 @@ def test_a_checkout_with_blanks_and_percents_in_its_path_works(host: Machine, ho
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
-@pytest.mark.parametrize("name", ["bin/watchdog.py", "lib/upkeep/cli.py"])
+@pytest.mark.parametrize(
+    "name", ["bin/watchdog.py", "lib/upkeep/cli.py", ".venv/lib/python3.11/site-packages/x.py"]
+)
 def test_root_runs_nothing_that_others_can_write(host: Machine, home: Path, name: str) -> None:
     place = _copy(home / "checkout")
+    if ".venv" in name:
+        (place / ".venv").unlink(missing_ok=True)
+        (place / name).parent.mkdir(parents=True)
+        (place / name).touch()
     (place / name).chmod(0o777)
     result = host.run(sys.executable, place / "bin/install.py")
     assert result.returncode == 3 and name in result.stderr
@@ -421,9 +485,61 @@ def test_an_ordinary_user_installs_a_crontab(host: Machine) -> None:
         shutil.rmtree(place)
 
 
-def test_without_logrotate_nothing_is_made_up_for_it(host: Machine) -> None:
+def test_without_a_directory_for_rules_nothing_is_changed(host: Machine) -> None:
     script = "mkdir /run/etc && cp -a /etc/passwd /etc/group /run/etc && mkdir /run/etc/cron.d"
     assert host.run("sh", "-c", f"{script} && mount --bind /run/etc /etc").returncode == 0
-    result = _install(host, "--only", "logrotate")
-    assert result.returncode == 1 and "/etc/logrotate.d: No such file" in result.stderr
-    assert not (host.place / "run/etc/logrotate.d").exists()
+    result = _install(host)
+    assert result.returncode == 1 and "/etc/logrotate.d is not there" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not list((host.place / "run/etc").glob("*/upkeep"))
+
+
+def test_without_logrotate_nothing_is_changed(host: Machine) -> None:
+    assert host.run("mount", "--bind", "/dev/null", "/usr/sbin/logrotate").returncode == 0
+    for options in ((), ("--cron", "user")):
+        result = _install(host, *options)
+        assert result.returncode == 1 and "no logrotate: apt install logrotate" in result.stderr
+        assert _snapshot(host) == {}
+    assert _install(host, "--only", "cron").returncode == 0
+
+
+def test_rules_of_an_admin_that_cover_our_logs_already_are_named(host: Machine) -> None:
+    logs = host.place.parent / "var/log"
+    logs.mkdir(parents=True, mode=0o700)
+    (host.place.parent / "var").chmod(0o700)
+    (logs / "upkeep.log").touch()
+    theirs = host.place / "logrotate.d/theirs"
+    theirs.write_text(f"{logs}/*.log {{\n    su root root\n    daily\n}}\n")
+    result = _install(host)
+    assert result.returncode == 3 and "duplicate log entry" in result.stderr, result.stdout
+    assert len(result.stderr.splitlines()) == 1
+    assert list(_snapshot(host)) == [str(theirs)]
+    theirs.write_text("/nonesuch/*.log {\n    nonsense\n}\n")  # what is wrong there is not ours
+    assert _install(host).returncode == 0
+    again = _install(host)
+    assert again.returncode == 0 and again.stdout.count("nothing to change") == 2
+
+
+def test_lines_that_cron_would_not_take_are_not_installed(host: Machine, home: Path) -> None:
+    place = _copy(home / "checkout")
+    lines = place / "cron/upkeep"
+    whole = lines.read_text()
+    for wrong, why in (("61 7", '"61"'), ("0 7 * * mon-frei", "mon-frei")):
+        lines.write_text(whole.replace("0 7", wrong, 1))
+        result = host.run(sys.executable, place / "bin/install.py")
+        assert result.returncode == 3 and why in result.stderr, result.stdout
+        assert _snapshot(host) == {}
+    lines.write_text(whole + "0 7 * * * " + "x" * 1200 + "\n")
+    result = host.run(sys.executable, place / "bin/install.py")
+    assert result.returncode == 3 and "command too long" in result.stderr
+    assert _snapshot(host) == {}
+
+
+def test_a_crontab_without_a_last_newline_comes_back_as_it_was(host: Machine) -> None:
+    spool = _spool(host, b"# mine\n0 1 * * * foreign")
+    assert _install(host, "--cron", "user").returncode == 0
+    assert b"0 1 * * * foreign\n" + crontab.BEGIN in spool.read_bytes()
+    known = spool.stat()
+    assert _install(host, "--cron", "user", "--uninstall").returncode == 0
+    assert spool.read_bytes().split(b"\n", 3)[-1] == b"# mine\n0 1 * * * foreign"
+    assert (spool.stat().st_mode, spool.stat().st_gid) == (known.st_mode, known.st_gid)

@@ -483,6 +483,28 @@ def test_the_status_shows_every_job(place: Place) -> None:
     assert rows["bad"]["last_success"] == 0 and rows["bad"]["failures"] == 1
 
 
+def test_the_status_gives_the_spread_of_durations(place: Place) -> None:
+    (place.state / "jobs").mkdir(parents=True, mode=0o700)
+    runs = [[1e9 + number, 0, float(number), 1 << 20] for number in range(1, 101)]
+    record = {"last_success": 1e9, "failures": 0, "skipped": 0, "runs": runs[::-1]}
+    (place.state / "jobs/spread.json").write_text(json.dumps(record))
+    row = json.loads(place.run("--status", "--json").stdout)["jobs"][0]
+    assert (row["p50_seconds"], row["p95_seconds"]) == (50, 95)
+    assert "1 s   50 s  1 min 35 s" in place.run("--status").stdout
+
+
+def test_the_status_tells_of_a_job_that_hangs(place: Place) -> None:
+    wrapper = place.start("job", "--", "sh", "-c", "echo $$ >pid; exec sleep 600")
+    pid = place.pid("pid")
+    for _ in range(4):
+        assert place.run("job", "--", "true").returncode == 4
+    assert place.run("--status").returncode == 0
+    assert place.run("job", "--", "true").returncode == 4
+    assert place.run("--status").returncode == 1
+    os.kill(pid, signal.SIGKILL)
+    assert wrapper.wait(60) == 137
+
+
 def test_the_status_knows_when_cron_starts_a_job_and_what_was_missed(place: Place) -> None:
     with cron_machine.machine(place.home / "machine") as host:
         lines = host.place / "cron.d/mine"
@@ -499,6 +521,8 @@ def test_the_status_knows_when_cron_starts_a_job_and_what_was_missed(place: Plac
         assert time.localtime(rows["yearly"]["next_run"])[1:5] == (1, 1, 4, 15)
         assert rows["booted"]["next_run"] is None
         assert [row["missed"] for row in rows.values()] == [0, 0, 0]
+        shown = host.run(*words[:-1]).stdout.splitlines()
+        assert shown[1].split()[:6] == ["booted", "never", "-", "-", "-", "-"]
         if proc.uptime() < 2400:
             return  # the host has not been up for long enough to have missed one
         os.utime(lines, (time.time() - 2000, time.time() - 2000))

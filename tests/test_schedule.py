@@ -1,6 +1,10 @@
 """Cron expressions: what they mean, also in the two nights in which the clocks are changed."""
 
+import json
+import os
+import re
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -8,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import LONG, cron_machine, wait_until
+from tests.helpers import LONG, ROOT, cron_machine, wait_until
 from upkeep import files, proc, schedule
 
 
@@ -39,6 +43,9 @@ def _times(text: str, begin: str, end: str) -> list[str]:
         ("5 4 */2 * 7", ["02-01T04:05"]),  # a day that begins with *: both must hold
         ("0,20 4 3 * *", ["02-03T04:00", "02-03T04:20"]),
         ("*/90 4 3 * *", ["02-03T04:00"]),
+        ("5 4 * FEB tue", ["02-03T04:05"]),
+        ("5 4 * jan-mar Mon-wed", ["02-02T04:05", "02-03T04:05"]),
+        ("5 4 * * sun", ["02-01T04:05"]),
         ("@daily", ["02-02T00:00", "02-03T00:00"]),
         ("@monthly", []),
         ("0 0 31 2 *", []),
@@ -62,6 +69,9 @@ def test_an_expression_starts_at(text: str, expected: list[str]) -> None:
         "*/0 * * * *",
         "9-5 * * * *",
         "* * * jann *",
+        "* * jan * *",
+        "* * * * fri-sun",
+        "* * * * monday",
         "0~59 4 * * *",
         "@every_minute",
         "",
@@ -109,6 +119,52 @@ def test_a_year_ahead_is_found() -> None:
     begin = datetime.fromisoformat("2026-03-01T00:00").timestamp()
     found = next(schedule.times("0 4 29 2 *", begin, begin + 3 * 365 * 86400))
     assert datetime.fromtimestamp(found).isoformat() == "2028-02-29T04:00:00"
+
+
+CLOCK = """#!/bin/sh
+# Run a command by the clock of the cron daemon.
+eval "$(tr '\\0' '\\n' <"/proc/$(cat /run/crond.pid)/environ" |
+    sed -nE 's/^(LD_PRELOAD|TZ|FAKETIME[A-Z_]*)=(.*)/export \\1="\\2"/p')"
+exec "$@"
+"""
+SPRING, AUTUMN = "2026-03-29", "2026-10-25"
+DAILY = {"spring": "30 2", "three": "0 3", "four": "0 4"}
+if LONG:  # those that are installed, too
+    installed = (ROOT / "cron/upkeep").read_text()
+    DAILY |= {f"line{n}": each for n, each in enumerate(re.findall(r"(?m)^\d+ \d+", installed))}
+
+
+@pytest.mark.skipif(not shutil.which("faketime"), reason="needs faketime")
+@pytest.mark.parametrize("day", [SPRING, AUTUMN])
+def test_a_daily_job_runs_once_in_either_night_and_none_is_called_missed(
+    home: Path, day: str
+) -> None:
+    begin, end, speed = f"{day} 01:58:00", "20 4", 600
+    if LONG:  # from before all of them to after the last
+        begin, end, speed = f"{day} 00:30:00", "30 9", 240
+    (home / "upkeep.toml").touch()
+    (home / "clock").write_text(CLOCK)
+    (home / "uptime").write_text("8640000.00 0.00\n")
+    with cron_machine.machine(home / "machine") as host:
+        assert host.run("mount", "--bind", home / "uptime", "/proc/uptime").returncode == 0
+        job = f"sh {home}/clock {sys.executable} {ROOT}/bin/run_job.py"
+        options = f"--config {home}/upkeep.toml -- true"
+        lines = [f"{at} * * * root {job} {name} {options}\n" for name, at in DAILY.items()]
+        lines.append(f"{end} * * * root touch {home}/end\n")
+        files.atomic_write(host.place / "cron.d/night", "".join(lines).encode(), 0o644)
+        lost = f"15 3 * * * root {job} lost {options}\n".encode()
+        files.atomic_write(host.place / "cron.d/ignored", lost, 0o666)  # by cron, for its mode
+        long_ago = time.time() - 10.5 * 86400  # for whom goes by that clock, so long before begin
+        for name in ("night", "ignored"):
+            os.utime(host.place / "cron.d" / name, (long_ago, long_ago))
+        with host.cron("faketime", "-f", f"@{begin} x{speed}", env={"TZ": "Europe/Berlin"}):
+            wait_until((home / "end").exists, 300)
+            words = f"--config {home}/upkeep.toml --status --json".split()
+            shown = host.run("sh", home / "clock", *job.split()[2:], *words)
+    rows = {row.pop("job"): row for row in json.loads(shown.stdout)["jobs"]}
+    assert rows.pop("lost")["missed"] in (9, 10, 11)  # once a day since then: it is not blind
+    found = {name: (len(row["runs"]), row["missed"], row["ok"]) for name, row in rows.items()}
+    assert found == dict.fromkeys(DAILY, (1, 0, True))
 
 
 def test_missed_runs_count_from_the_last_run_this_boot_and_the_installation() -> None:

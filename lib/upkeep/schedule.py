@@ -16,7 +16,8 @@ from upkeep import proc
 ALIASES = {"@hourly": "0 * * * *", "@weekly": "0 0 * * 0", "@monthly": "0 0 1 * *"}
 ALIASES |= dict.fromkeys(("@daily", "@midnight"), "0 0 * * *")
 ALIASES |= dict.fromkeys(("@yearly", "@annually"), "0 0 1 1 *")
-LIMITS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+MONTHS, WEEKDAYS = "jan feb mar apr may jun jul aug sep oct nov dec", "sun mon tue wed thu fri sat"
+FIELDS = ((0, 59, ""), (0, 23, ""), (1, 31, ""), (1, 12, MONTHS), (0, 7, WEEKDAYS))
 SLACK_SECONDS = STEP_SECONDS = 900  # how late a run may begin; clocks change at full quarters
 HORIZON_SECONDS = 400 * 86400.0
 _JOB = re.compile(r"(?m)^\s*(@\w+|[^\s#]\S*(?:\s+\S+){4})\s.*run[_-]job\S*\s+(\w[\w.-]*)", re.ASCII)
@@ -51,9 +52,9 @@ def outlook(plans: list[Plan], name: str, last: float, now: float) -> tuple[int 
 def times(expression: str, begin: float, end: float) -> Iterator[int]:
     """The times behind `begin`, up to `end`, at which cron starts a job. Raises ValueError."""
     words = ALIASES.get(expression, expression).split()
-    if len(words) != len(LIMITS):
+    if len(words) != len(FIELDS):
         raise ValueError(f'expected five fields or an alias such as "@daily", got "{expression}"')
-    minutes, hours, days, months, weekdays = map(_field, words, LIMITS)
+    minutes, hours, days, months, weekdays = map(_field, words, FIELDS)
     either = not (words[2].startswith("*") or words[4].startswith("*"))
     wall_clock = words[0].startswith("*") or words[1].startswith("*")
 
@@ -73,13 +74,17 @@ def times(expression: str, begin: float, end: float) -> Iterator[int]:
         moment += 60 if here.tm_hour in hours else STEP_SECONDS - moment % STEP_SECONDS
 
 
-def _field(text: str, limits: tuple[int, int]) -> set[int]:
-    found: set[int] = set()
-    for item in text.split(","):
+def _field(text: str, kind: tuple[int, int, str]) -> set[int]:
+    """The numbers that a field of `kind` (least, most, names) stands for. Raises ValueError."""
+    least, most, names = kind
+    numbers, found = text.lower(), set[int]()
+    for number, name in enumerate(names.split(), least):
+        numbers = re.sub(rf"\b{name}\b", str(number), numbers)
+    for item in numbers.split(","):
         match = re.fullmatch(r"(\d+)|(?:\*|(\d+)-(\d+))(?:/(\d+))?", item, re.ASCII)
         one, first, last, step = match.groups() if match else (None, None, None, "0")
-        low, high = int(one or first or limits[0]), int(one or last or limits[1])
-        if step == "0" or not limits[0] <= low <= high <= limits[1]:
+        low, high = int(one or first or least), int(one or last or most)
+        if step == "0" or not least <= low <= high <= most:
             raise ValueError(f'expected a cron field such as "*/5" or "1-5", got "{text}"')
         found.update(range(low, high + 1, int(step or 1)))
     return found

@@ -1,0 +1,216 @@
+"""One run of a command: never two at once, with a time limit, its output in a log of its own.
+
+The lock names the session of the command. A wrapper that is killed frees its flock, but the next
+one finds the session alive; a daemon that opened a session of its own holds nothing.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import time
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from upkeep import cli, files, proc, text, units
+from upkeep.config import Config
+from upkeep.errors import Exit, OperatorError
+
+TIMED_OUT = 124
+KILL_SECONDS = 5.0  # after KILL: the kernel may be slow to end a process
+LOOK_SECONDS = 0.2  # between two looks at the size of the log
+NEWEST_BYTES = 1 << 20  # what is kept of a log that grew too large
+SESSION_BYTES = 128  # written whole and in place, which works on a full disk too
+# A shell waits at its stdin for a line, and ends when the wrapper does without having sent it.
+GATE = 'unset UPKEEP_TASK; read -r go && exec "$@" </dev/null'
+
+
+class Job(NamedTuple):
+    """What to run, and how; durations in seconds."""
+
+    name: str
+    command: Sequence[str]
+    timeout: float
+    grace: float
+    wait: float
+    splay: float
+
+
+class Run(NamedTuple):
+    """When it began (Unix seconds), how it ended (as a shell says it), what it took."""
+
+    began: float
+    status: int
+    seconds: float
+    peak_bytes: int
+
+
+class Outcome(NamedTuple):
+    """A run, None if it was skipped; why it is no success, if so; the end of its output then."""
+
+    run: Run | None
+    why: str = ""
+    tail: str = ""
+
+
+def lock_file(settings: Config, name: str) -> Path:
+    """The lock of job `name`."""
+    return settings.state / "lock" / f"job-{name}.lock"
+
+
+def run(job: Job, settings: Config) -> Outcome:
+    """Run `job`, unless another run of it goes on. A state that cannot be written stops nothing."""
+    began, clock = time.time(), time.monotonic()
+    try:
+        return _run_alone(job, settings)
+    except OperatorError as error:  # busy: nothing else is raised
+        return Outcome(None, f"skipped: {error}")
+    except (KeyboardInterrupt, SystemExit) as stop:  # which has ended the job too
+        number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
+        seconds = time.monotonic() - clock
+        return Outcome(Run(began, 128 + number, seconds, 0), f"stopped with {number.name}")
+
+
+def _run_alone(job: Job, settings: Config) -> Outcome:
+    lock = lock_file(settings, job.name)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.lock(lock, job.wait, "the run before"))
+        except OSError as error:
+            cli.warn(f"{lock}: {error.strerror}; this run goes without it")
+        if other := survivor(lock):
+            raise OperatorError(f"busy: pid {other.pid} of the run before lives", Exit.BUSY)
+        share = zlib.crc32(f"{os.uname().nodename} {job.name}".encode()) / 2**32
+        time.sleep(job.splay * share)
+        return _execute(job, settings, lock)
+
+
+def _execute(job: Job, settings: Config, lock: Path) -> Outcome:
+    log = _open_log(settings.state / "log" / f"job-{job.name}.log")
+    offset, ended = os.fstat(log).st_size, False
+    began, clock, ticks = time.time(), time.monotonic(), proc.uptime() * proc.TICKS_PER_SECOND
+    try:
+        pid = _start(job.command, log, lock)
+        ended = _wait_for_end(pid, job.timeout, log, settings.jobs.log_max)
+    finally:  # the time limit, or a signal to the wrapper: the job goes with it
+        if not ended:
+            _end_all(job.grace, int(ticks))
+    _, status, usage = os.wait4(pid, 0 if ended else os.WNOHANG)
+    if ended or not _left_behind(int(ticks)):
+        _name_session(lock, None)
+    code, how = TIMED_OUT, "stopped at its time limit"
+    if ended:
+        code = os.waitstatus_to_exitcode(status)
+        code = 128 - code if code < 0 else code
+        how = f"exit status {code}"
+    done = Run(began, code, time.monotonic() - clock, usage.ru_maxrss << 10)
+    if not code:
+        return Outcome(done)
+    lines = [] if log == 2 else files.tail(log, 20, 3000, offset)  # what went to 2 was seen
+    tail = "\n".join(map(text.printable, lines))
+    return Outcome(done, f"{how} after {units.format_duration(done.seconds)}", tail)
+
+
+def survivor(lock: Path) -> proc.Stat | None:
+    """A live process of the session that `lock` names, if any."""
+    try:
+        boot, leader, ticks = json.loads(files.read_small(lock, SESSION_BYTES))
+    except (OSError, ValueError, TypeError):
+        return None
+    table = proc.scan()
+    head = table.get(leader)
+    if boot != proc.boot_id() or (head and head.start_ticks != ticks):
+        return None  # no PID is given out again while a session bears its number
+    members = (each for each in table.values() if each.session == leader and not each.dead)
+    return next(members, None)
+
+
+def _name_session(lock: Path, leader: proc.Identity | None) -> None:
+    with contextlib.suppress(OSError), open(lock, "r+b") as file:
+        content = json.dumps(leader) if leader else ""
+        file.write(content.ljust(SESSION_BYTES).encode())
+
+
+def _open_log(path: Path) -> int:
+    """The job's log, with a line on top of this run; stderr when it cannot be written."""
+    try:
+        files.append_line(path, f"--- {units.local_time(time.time())}")
+        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        cli.warn(f"{path}: {error.strerror}; the output of the job follows")
+        return 2
+
+
+def _start(command: Sequence[str], log: int, lock: Path) -> int:
+    """Start `command` in a session of its own, but not before `lock` names that session."""
+    gate, opener = os.pipe()
+    pid = os.posix_spawn(
+        "/bin/sh",
+        ["sh", "-c", GATE, "sh", *command],
+        os.environ,
+        file_actions=[(os.POSIX_SPAWN_DUP2, fd, to) for fd, to in ((gate, 0), (log, 1), (log, 2))],
+        setsid=True,
+        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
+    )
+    os.close(gate)
+    _name_session(lock, proc.identify(pid))
+    os.write(opener, b"go\n")
+    os.close(opener)
+    return pid
+
+
+def _wait_for_end(pid: int, seconds: float, log: int, log_max: int) -> bool:
+    """Whether `pid` ends within `seconds`; its log is kept in bounds meanwhile."""
+    pidfd, deadline = os.pidfd_open(pid), time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        if not proc.wait_for_exit([pidfd], min(left, LOOK_SECONDS)):
+            _shorten(log, log_max)
+            return True
+        _shorten(log, log_max)
+    return False
+
+
+def _shorten(log: int, log_max: int) -> None:
+    """Cut a log that grew beyond `log_max` bytes to its newest part; the job may go on writing."""
+    size = os.fstat(log).st_size
+    if log != 2 and size > log_max:
+        newest = os.pread(log, NEWEST_BYTES, size - min(log_max // 2, NEWEST_BYTES))
+        os.ftruncate(log, 0)
+        os.write(log, newest)
+
+
+def _left_behind(since: int) -> set[proc.Identity]:
+    """All that came from the job, which began at `since` in clock ticks; no daemons of restart.py.
+
+    What is older was left to the wrapper by whoever called exec, and is not the job's.
+    """
+    table = proc.scan()
+    mine = set(proc.descendants(table, os.getpid()))
+    for pid in tuple(mine):
+        started = "UPKEEP_TASK" in proc.environment(pid)
+        started |= "upkeep-recorder" in proc.command_line(pid)
+        if started or table[pid].start_ticks < since:
+            mine -= {pid, *proc.descendants(table, pid)}
+    return {each for pid in mine if (each := proc.identify(pid))}
+
+
+def _end_all(grace: float, since: int) -> None:
+    """TERM to all that is left, KILL after `grace` seconds; to what was started meanwhile too."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})  # see it through
+    for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, KILL_SECONDS)):
+        deadline, told = time.monotonic() + seconds, set[proc.Identity]()
+        while (left := _left_behind(since)) and time.monotonic() < deadline:
+            for each in left - told:
+                _send(each, number)
+            told |= left
+            time.sleep(files.LOCK_POLL_SECONDS)
+
+
+def _send(process: proc.Identity, number: int) -> None:
+    """Send a signal to this very process, if that is allowed."""
+    if (pidfd := proc.open_process(process)) is not None:
+        with contextlib.suppress(PermissionError):
+            proc.send_signal(pidfd, number)
+        os.close(pidfd)
