@@ -17,24 +17,22 @@ exit codes: 0 reported, whatever was found; 1 something could not be read or wri
 configuration.
 """
 
-import collections
-import contextlib
-import json
+import gc
 import math
-import os
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, config, files, history, leak, levels, memory, page, proc, samples, text
+from upkeep import cli, config, files, history, leak, levels, memory, page, restarts, samples, text
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
 from upkeep.programs import Program
-from upkeep.samples import Point, Reading, Row, Series
+from upkeep.reading import Reading, take
+from upkeep.samples import Point, Row, Series
 from upkeep.settings import HostSettings
 from upkeep.units import format_size
 
@@ -44,7 +42,6 @@ EXAMPLES = """  memory_report.py  # how is this host, and who uses its memory?
   memory_report.py --export - | ssh desk memory_report.py --history -  # judge it elsewhere"""
 DAY = 86400.0
 Events = dict[str, list[Row]]
-WINDOWS = {"restarts_24h": DAY, "restarts_7d": 7 * DAY}
 
 
 def parser() -> ArgumentParser:
@@ -70,10 +67,11 @@ def read_records(settings: Config, seconds: float, now: Row) -> tuple[list[Row],
     try:
         dense = max(seconds, leak.WINDOW_SECONDS)
         past, skipped = samples.read(settings.state, max(dense, 7 * DAY), now["time"], dense)
-        events = {key: history.since(settings.state, age, now) for key, age in WINDOWS.items()}
+        windows = restarts.WINDOWS.items()
+        events = {key: history.since(settings.state, age, now) for key, age in windows}
     except OSError as error:
         cli.warn(f"{error.filename}: {error.strerror}: the report is without a history")
-        return [], {key: [] for key in WINDOWS}, False
+        return [], {key: [] for key in restarts.WINDOWS}, False
     if skipped:
         cli.warn(f"{settings.state / 'memory'}: {skipped} lines are no samples: left out")
     return past, events, True
@@ -81,7 +79,7 @@ def read_records(settings: Config, seconds: float, now: Row) -> tuple[list[Row],
 
 def gather(settings: Config, options: Namespace) -> tuple[Row, Series, list[str]]:
     """The JSON document, the series for charts, and what is wrong. Raises OperatorError."""
-    now = samples.take(settings, options.proc_root, options.top or settings.host.top)
+    now = take(settings, options.proc_root, options.top or settings.host.top)
     past, events, whole = read_records(settings, options.since or 0.0, now.row)
     series = samples.series([*past, samples.with_points(now.row)])
     end, limits, window = now.time, now.limits, options.since or leak.WINDOW_SECONDS
@@ -92,12 +90,14 @@ def gather(settings: Config, options: Namespace) -> tuple[Row, Series, list[str]
         end = max((points[-1].time for points in series.values()), default=end)
         window, running = options.since or math.inf, {}
     verdicts = leak.judge_all(settings, series, limits, end, window)
-    rows, pm2 = [], counted_by_pm2(now) if running else {}
+    managed = restarts.by_managers(now.programs, options.proc_root) if running else {}
+    rows = []
     for name, judged in verdicts.items():
         row = program_row(name, judged, series.get(name, []), running.get(name))
         if name in settings.tasks and running:  # every restart of a task is recorded
             row |= {key: history.count_restarts(each, name) for key, each in events.items()}
-        row["restarts_by_pm2"] = sum(pm2.get(pid, 0) for pid in running[name].pids) if pm2 else None
+        known = [managed[pid] for pid in running[name].pids if pid in managed] if managed else []
+        row["restarts_by_manager"] = sum(known) if known else None
         rows.append(row)
     wrong = [x.text for x in levels.compare(settings, now, verdicts, math.inf) if x.over]
     for name, points in series.items():
@@ -108,33 +108,12 @@ def gather(settings: Config, options: Namespace) -> tuple[Row, Series, list[str]
 def program_row(
     name: str, judged: leak.Verdict, points: Sequence[Point], program: Program | None
 ) -> Row:
-    """What is known about one program. Restarts: lives that more than one sample saw."""
+    """What is known about one program, by its processes or by its last point."""
     known = program or points[-1]
     row = {"name": name, "processes": len(program.pids) if program else 1}
     row |= {"rss_bytes": known.rss_bytes, "pss_bytes": known.pss_bytes}
     row |= {"fds": program.fds if program else None, **judged._asdict()}
-    for key, seconds in WINDOWS.items():
-        begin = points[-1].time - seconds if points else 0.0
-        lives = collections.Counter(point.life for point in points if point.time >= begin)
-        row[key] = max(0, sum(count > 1 for count in lives.values()) - 1)
-    return row
-
-
-def counted_by_pm2(now: Reading) -> dict[int, int]:
-    """Restarts that pm2 counts, by PID; asked only where it runs, since asking would start it."""
-    counts = {}
-    for pid in [pid for each in now.programs if each.name == "PM2" for pid in each.pids]:
-        home = proc.environment(pid).get("PM2_HOME", "")
-        places = f"{os.environ.get('PATH', os.defpath)}:/usr/local/bin"
-        env = {**os.environ, "PM2_HOME": home, "PATH": places}
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, IndexError):
-            import subprocess
-
-            os.stat(f"{home}/rpc.sock")
-            done = subprocess.run(["pm2", "jlist"], env=env, capture_output=True, check=False)
-            for app in json.loads(done.stdout.splitlines()[-1]):
-                counts[app["pid"]] = int(app["pm2_env"]["restart_time"])
-    return counts
+    return row | restarts.by_lives(points)
 
 
 def document(settings: Config, now: Reading, past: list[Row], rows: list[Row]) -> Row:
@@ -181,44 +160,61 @@ def read_history(file: str) -> Series:
 
 
 def render(found: Row, series: Series, wrong: list[str], settings: HostSettings, top: int) -> str:
-    """The report; its table fits 60 columns."""
+    """The report, 80 columns wide."""
     size, host, coverage = format_size, found["host"], found["coverage"]
     share, rate = host["used_bytes"] / host["limit_bytes"], host["swap_rate_bytes_per_second"]
     fine = f"OK: {share:.0%} of {size(host['limit_bytes'])} in use"
-    lines = ["PROBLEM: " + "; ".join(wrong) if wrong else fine]
-    for row in found["programs"]:
-        rss, restarts = row["rss_bytes"], row["restarts_by_pm2"] or row["restarts_24h"]
-        if rss > settings.program_attention or restarts > settings.restarts_attention:
-            lines.append(f"! {row['name']}: {size(rss)}, {restarts} restarts")
+    lines = ["PROBLEM: " + wrong[0], *(f"and: {each}" for each in wrong[1:])] if wrong else [fine]
     stalled = (host["pressure"] or {}).get("some_avg60", "?")
+    kills = "?" if host["oom_kills"] is None else host["oom_kills"]
     lines += [
+        *attention(found["programs"], settings),
         f"available {size(host['available_bytes'])}, limit {size(host['limit_bytes'])}"
         f" ({host['limit_source']}), stalled {stalled} % of a minute",
         f"swap {size(host['swap_used_bytes'])} of {size(host['swap_total_bytes'])},"
-        f" moving {size(rate or 0)}/s; out-of-memory kills: {host['oom_kills']}",
+        f" moving {size(rate or 0)}/s; out-of-memory kills: {kills}",
+        "",
     ]
     cells = [
         (
             text.cut(text.printable(row["name"]), 24),
             str(row["processes"]),
             size(row["rss_bytes"]),
+            "-" if row["pss_bytes"] is None else size(row["pss_bytes"]),
             str(row["restarts_24h"]),
             row["verdict"].replace("_", " "),
             page.sparkline(series.get(row["name"], [])),
         )
         for row in found["programs"][:top]
     ]
-    lines += ["", *text.table(("PROGRAM", "N", "RSS", "24H", "TREND", "LAST"), cells, "<>>><<")]
+    lines += text.table(("PROGRAM", "N", "RSS", "PSS", "24H", "TREND", "LAST"), cells, "<>>>><<")
     lines += [f"PSS known for {coverage['pss_known']} of {coverage['processes']} processes"]
+    return "\n".join([*map(text.printable, lines), *places(found)])
+
+
+def attention(programs: Sequence[Row], settings: HostSettings) -> Iterator[str]:
+    """The programs above the levels that deserve attention."""
+    for row in programs:
+        size, today, ever = row["rss_bytes"], row["restarts_24h"], row["restarts_by_manager"] or 0
+        often = max(today, ever) > settings.restarts_attention
+        if size > settings.program_attention or often:
+            in_all = f", {ever} in all by its manager's count" if ever else ""
+            yield f"! {row['name']}: {format_size(size)}, {today} restarts in 24 h{in_all}"
+
+
+def places(found: Row) -> Iterator[str]:
+    """Disks, with the days until they are full, and the largest data directories."""
     for row in found["disks"]:
-        days = row["free_bytes"] / max(1.0, row["growth_bytes_per_day"] or 0.0)
+        used, free, rate = row["used_bytes"], row["free_bytes"], row["growth_bytes_per_day"]
+        days = free / rate if rate and rate > 0 else math.inf
         full = f", full in {days:.0f} days" if days < 365 else ""
-        used, free = size(row["used_bytes"]), size(row["free_bytes"])
-        lines.append(f"disk {row['path']}: {used} used, {free} free{full}")
+        line = f"disk {row['path']}: {format_size(used)} used, {format_size(free)} free{full}"
+        yield text.printable(line)
     for row in found["directories"][:10]:
-        rise = f", {size(rate)} a day" if (rate := row["growth_bytes_per_day"]) else ""
-        lines.append(f"{row['path']}: {size(row['size_bytes'])}{rise}")
-    return "\n".join(map(text.printable, lines))
+        rate = row["growth_bytes_per_day"]
+        rise = f", {format_size(rate)} a day" if rate else ""
+        path = text.cut(text.printable(row["path"]), 50)
+        yield f"{path}: {format_size(row['size_bytes'])}{rise}"
 
 
 def write(file: str, content: str) -> None:
@@ -234,35 +230,63 @@ def write(file: str, content: str) -> None:
         raise OperatorError(f"{file}: cannot be written: {error.strerror}") from None
 
 
+def enclosures(
+    found: Row, series: Series, title: str, html: Callable[[], str], attach: bool
+) -> Iterator[tuple[str, str, bytes, str]]:
+    """(kind, file name, content, caption) of what goes with the message.
+
+    That is a picture of the program that is first to reach its limit, if any grows; and the page,
+    if `attach` asks for it or there is no Pillow to draw the picture.
+    """
+    from upkeep import picture
+
+    growing = [row for row in found["programs"] if row["verdict"] in ("leak", "growing")]
+    growing.sort(key=lambda row: row["time_to_limit_seconds"] or math.inf)
+    for row in growing[:1]:
+        drawn = picture.draw(series[row["name"]], row["limit_bytes"] or 0.0)
+        judged = leak.Verdict(*(row[name] for name in leak.Verdict._fields))
+        if drawn:
+            yield "photo", "trend.png", drawn, f"{row['name']}: {leak.describe(judged)}"
+        attach = attach or not drawn
+    if attach:
+        yield "document", "memory.html", html().encode("utf-8", "backslashreplace"), title
+
+
 @cli.script
 def main(argv: Sequence[str] | None = None) -> int:
     """Report. Returns the exit status."""
     options = parser().parse_args(argv)
     settings = config.load(options.config)
-    top = options.top or settings.host.top
-    if options.dry_run:
-        options.html = options.export = options.telegram = None
+    gc.disable()  # a short run without cycles: to look for them costs a fifth of reading a history
     found, series, wrong = gather(settings, options)
+    top = options.top or settings.host.top
     shown = render(found, series, wrong, settings.host, top)
-    rows = {row["name"]: row["limit_bytes"] or 0.0 for row in found["programs"][:top]}
-    charts = {name: (series.get(name, []), limit) for name, limit in rows.items()}
-    html = page.render(shown, charts, options.refresh) if options.html or options.attach else ""
+
+    def html() -> str:
+        limits = {row["name"]: row["limit_bytes"] or 0.0 for row in found["programs"][:top]}
+        charts = {name: (series.get(name, []), limit) for name, limit in limits.items()}
+        return page.render(shown, charts, options.refresh)
+
     if options.json:
         cli.print_json(found)
-    elif options.export:
+    elif options.export and not options.dry_run:
         write(options.export, "".join(f"{line}\n" for line in samples.export(series)))
-    elif options.html:
-        write(options.html, html)
-    elif not options.telegram:
+    elif options.html and not options.dry_run:
+        write(options.html, html())
+    elif options.dry_run or not options.telegram:
         print(shown)
-    if options.telegram:
+    if options.telegram and not options.dry_run:
         from upkeep.alerts import Alerts
 
+        title = shown.split("\n")[0]
         with Alerts(settings) as alerts:
-            if options.attach:
-                alerts.attached = html.encode("utf-8", "backslashreplace")
-                alerts.model = replace(alerts.model, upload="document", file_name="memory.html")
             alerts.inform(shown, kind="pre")
+            for kind, name, content, caption in enclosures(
+                found, series, title, html, options.attach
+            ):
+                alerts.attached = content
+                alerts.model = replace(alerts.model, upload=kind, file_name=name)
+                alerts.inform(caption)
     return Exit.DONE if found["history_read"] else Exit.PROBLEM
 
 

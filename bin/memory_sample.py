@@ -12,11 +12,11 @@ exit codes: 0 done, also over a limit; 1 something could not be read or written;
 configuration; 4 another run is at it.
 """
 
-import collections
 import contextlib
 import math
 import re
 import sys
+import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -24,12 +24,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, config, files, leak, levels, memory, metrics, samples
+from upkeep import cli, config, figures, files, leak, levels, memory, metrics, samples
 from upkeep.alerts import Alerts
 from upkeep.config import Config
 from upkeep.errors import Exit
 from upkeep.levels import Level
-from upkeep.samples import Reading, Row
+from upkeep.reading import MOST_PROGRAMS, Reading, take
+from upkeep.samples import Row
 
 EXAMPLES = """  memory_sample.py            # what cron runs every five minutes
   memory_sample.py --dry-run  # what is compared with which limit?"""
@@ -54,55 +55,36 @@ def tell(alerts: Alerts, seen: Iterable[Level], counts: dict[str, int], forgetfu
             alerts.recovered(level.key, level.text)
 
 
-def tell_kills(alerts: Alerts, row: Row, state: Row) -> None:
-    """Report what the kernel killed for want of memory since the sample that left `state`."""
-    if row["oom_kills"] is None or state.get("oom_kills") is None:
-        return  # not counted by this kernel, or never looked at before
-    kills = row["oom_kills"] - (state["oom_kills"] if state["boot_id"] == row["boot_id"] else 0)
-    if kills > 0:
-        from upkeep import death
-
-        lines = [line for when, line in death.kernel_log() or [] if when >= state["uptime"]]
-        names = re.findall(r"Killed process \d+ \(.*?\)", "\n".join(lines))
-        title = f"out of memory: the kernel killed {kills} process(es)"
-        alerts.inform(title, "\n".join(names) or "which one is not known", level="critical")
+def new_kills(row: Row, last: Row) -> int:
+    """How many processes the kernel killed for want of memory since the sample that left `last`."""
+    if row["oom_kills"] is None or last.get("oom_kills") is None:
+        return 0  # not counted by this kernel, or never looked at before
+    before: int = last["oom_kills"] if last["boot_id"] == row["boot_id"] else 0
+    return max(0, int(row["oom_kills"]) - before)
 
 
-def figures(now: Reading, state: Row) -> metrics.Figures:
-    """What Prometheus may know. No PID and no command line becomes a label."""
-    made: metrics.Figures = collections.defaultdict(dict)
-    for name in ("limit_bytes", "available_bytes"):
-        made[f"upkeep_memory_{name}"]["", ""] = now.host[name]
-    if now.host["oom_kills"] is not None:
-        made["upkeep_oom_kills_total"]["", ""] = now.host["oom_kills"]
-    made["upkeep_last_success_timestamp_seconds"]["script", "memory_sample"] = now.time
-    for path, (size,) in state["directories"].items():
-        made["upkeep_directory_size_bytes"]["path", path] = size
-    for each in now.programs[: samples.MOST_PROGRAMS]:
-        verdict, growth, *_ = state["leaks"].get(each.name, ("", 0.0))
-        for name, value in (
-            ("es", len(each.pids)),
-            ("_resident_memory_bytes", each.rss_bytes),
-            ("_proportional_memory_bytes", each.pss_bytes),
-            ("_open_fds", each.fds),
-            ("_memory_growth_bytes_per_second", (growth or 0.0) / DAY),
-            ("_leak_suspected", verdict == "leak"),
-        ):
-            if value is not None:
-                made[f"upkeep_process{name}"]["group", each.name] = value
-    return made
+def tell_kills(alerts: Alerts, kills: int, since: float) -> None:
+    """Report kills, with the victims that the kernel's log names `since` so long after boot."""
+    from upkeep import death
+
+    lines = [line for when, line in death.kernel_log() or [] if when >= since]
+    names = re.findall(r"Killed process \d+ \(.*?\)", "\n".join(lines))
+    title = f"out of memory: the kernel killed {kills} process(es)"
+    alerts.inform(title, "\n".join(names) or "which one is not known", level="critical")
 
 
 def is_ours(state: Row) -> bool:
     """Whether `state` is whole and of this script: what the last sample left for this one."""
-    kinds: dict[str, Any] = {"boot_id": str, "uptime": (int, float), "measured_at": (int, float)}
-    tables = ("counts", "leaks", "directories")
+    number, maybe = (int, float), (int, float, type(None))
+    kinds: dict[str, Any] = {"boot_id": str, "uptime": number, "measured_at": number}
+    kinds |= dict.fromkeys(("oom_kills", "booted", "succeeded_at"), maybe)
+    kinds |= dict.fromkeys(("counts", "leaks", "directories"), dict)
     return (
         state.get("written_by") == "memory_sample"
         and all(isinstance(state.get(name), kind) for name, kind in kinds.items())
-        and all(isinstance(state.get(name), dict) for name in tables)
         and all(isinstance(count, int) for count in state["counts"].values())
-        and isinstance(state.get("oom_kills"), (int, type(None)))
+        and all(isinstance(row, list) and len(row) == 6 for row in state["leaks"].values())
+        and all(isinstance(row, list) and len(row) == 1 for row in state["directories"].values())
     )
 
 
@@ -116,45 +98,71 @@ def attempt(action: Callable[[], object]) -> int:
     return Exit.DONE
 
 
-def sample(settings: Config, now: Reading, alerts: Alerts | None) -> tuple[Row, list[Level], int]:
+def measure(settings: Config, now: Reading) -> Row:
+    """What is done once an hour: judge every trend, measure data directories. Raises OSError."""
+    past, _skipped = samples.read(settings.state, leak.WINDOW_SECONDS, now.time)
+    leaks = leak.judge_all(settings, samples.series(past), now.limits, now.time, math.inf)
+    sizes = memory.directory_sizes(settings.host.data_dirs)
+    return {"measured_at": now.time, "leaks": leaks, "directories": sizes}
+
+
+def next_state(last: Row, now: Reading, seen: Sequence[Level], whole: bool) -> Row:
+    """What this sample leaves for the next one; `whole`: nothing has failed so far."""
+    state = last | {"written_by": "memory_sample"}
+    state |= {name: now.row[name] for name in ("boot_id", "uptime", "oom_kills")}
+    if last.get("booted") is None or last["boot_id"] != state["boot_id"]:
+        state["booted"] = now.time - now.host["uptime_seconds"]  # kept: the clock may be mended
+    counts = levels.count_on(last.get("counts", {}), seen)
+    if last.get("measured_at") == now.time:  # all that there is was compared
+        counts = {level.key: counts[level.key] for level in seen}
+    return state | {"counts": counts, "succeeded_at": now.time if whole else last["succeeded_at"]}
+
+
+def export(settings: Config, now: Reading, state: Row, began: float) -> None:
+    """Write the textfile for Prometheus, if one is wanted. Raises OSError."""
+    if settings.prometheus:
+        made, script = figures.of_host(settings, now, state), ("script", "memory_sample")
+        if state["succeeded_at"] is not None:
+            made["upkeep_last_success_timestamp_seconds"] = {script: state["succeeded_at"]}
+        made["upkeep_run_duration_seconds"] = {script: time.monotonic() - began}
+        metrics.write(settings.prometheus / "upkeep_memory.prom", made)
+
+
+def sample(
+    settings: Config, now: Reading, alerts: Alerts | None, began: float
+) -> tuple[Row, list[Level], int]:
     """Compare, alert and store; without `alerts` only compare."""
-    row, state, file = now.row, Row(), settings.state / "memory" / "state.json"
-    status = attempt(lambda: state.update(files.read_state(file, is_ours)))
-    leaks: leak.Verdicts = {}
-    if not 0 <= now.time - state.get("measured_at", -HOUR) < HOUR:
-        past, _skipped = samples.read(settings.state, leak.WINDOW_SECONDS, now.time)
-        leaks = leak.judge_all(settings, samples.series(past), now.limits, now.time, math.inf)
-        row["dirs"] = memory.directory_sizes(settings.host.data_dirs)
-        state |= {"measured_at": now.time, "leaks": leaks, "directories": row["dirs"]}
-    seen = list(levels.compare(settings, now, leaks, 7 * DAY))
+    last: Row = {"succeeded_at": None}
+    hourly: Row = {}
+    file = settings.state / "memory" / "state.json"
+    status = attempt(lambda: last.update(files.read_state(file, is_ours)))
+    if not 0 <= now.time - last.get("measured_at", -HOUR) < HOUR:
+        status |= attempt(lambda: hourly.update(measure(settings, now)))
+    row = now.row | ({"dirs": hourly["directories"]} if hourly else {})
+    seen = list(levels.compare(settings, now, hourly.get("leaks", {}), 7 * DAY))
     if alerts is None:
         return row, seen, status
-    counts = levels.count_on(state.get("counts", {}), seen)
-    keys = {level.key for level in seen} | (set() if leaks else counts.keys())
-    state["counts"] = {key: count for key, count in counts.items() if key in keys}
-    last, state = state, state | {name: row[name] for name in ("boot_id", "uptime", "oom_kills")}
-    state["written_by"] = "memory_sample"
+    status |= attempt(lambda: samples.append(settings.state, row))
+    state = next_state(last | hourly, now, seen, whole=not status)
+    if kills := new_kills(row, last):  # told first: if we are killed too, told twice, not never
+        tell_kills(alerts, kills, last["uptime"])
     forgotten = attempt(lambda: files.write_state(file, state))
-    tell(alerts, seen, counts, bool(forgotten))
-    tell_kills(alerts, row, last)
-    status |= forgotten | attempt(lambda: samples.append(settings.state, row))
-    if settings.prometheus:
-        path = settings.prometheus / "upkeep_memory.prom"
-        status |= attempt(lambda: metrics.write(path, figures(now, state)))
-    return row, seen, status
+    tell(alerts, seen, state["counts"], bool(forgotten))
+    state["succeeded_at"] = last["succeeded_at"] if forgotten else state["succeeded_at"]
+    return row, seen, status | forgotten | attempt(lambda: export(settings, now, state, began))
 
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> int:
     """Take one sample. Returns the exit status."""
-    options = parser().parse_args(argv)
+    options, began = parser().parse_args(argv), time.monotonic()
     settings = config.load(options.config)
     with contextlib.ExitStack() as stack:
         alerts = None if options.dry_run else stack.enter_context(Alerts(settings))
         if alerts:
             attempt(lambda: stack.enter_context(files.lock(settings.state / "lock/memory.lock")))
-        now = samples.take(settings, options.proc_root, samples.MOST_PROGRAMS)
-        row, seen, status = sample(settings, now, alerts)
+        now = take(settings, options.proc_root, MOST_PROGRAMS)
+        row, seen, status = sample(settings, now, alerts, began)
     if options.json:
         cli.print_json(row | {"over": [level.text for level in seen if level.over]})
     elif options.dry_run or options.verbose or sys.stdout.isatty():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.fake_proc import FakeProc
-from upkeep import config, leak, levels, samples
+from upkeep import config, leak, levels, reading
 from upkeep.leak import Verdict
 from upkeep.levels import Level
 
@@ -41,7 +41,7 @@ def test_between_the_alert_and_the_clear_level_nothing_changes(
 ) -> None:
     FakeProc(tmp_path, available=available)
     settings = config.Config(file=None, state=tmp_path / "var")
-    now = samples.take(settings, str(tmp_path), 0)
+    now = reading.take(settings, str(tmp_path), 0)
     memory, _disk = levels.compare(settings, now, {}, 7 * leak.DAY)
     assert (memory.over, memory.clear) == (over, clear)
 
@@ -55,7 +55,7 @@ def test_a_leak_is_over_when_it_reaches_its_limit_within_the_time(
 ) -> None:
     FakeProc(tmp_path)
     settings = config.Config(file=None, state=tmp_path / "var")
-    now = samples.take(settings, str(tmp_path), 0)
+    now = reading.take(settings, str(tmp_path), 0)
     left = None if days is None else days * leak.DAY
     found = {"bot": Verdict(verdict, 1e6, time_to_limit_seconds=left)}
     level = list(levels.compare(settings, now, found, 7 * leak.DAY))[-1]

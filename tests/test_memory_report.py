@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import ROOT, run_script, traces
+from tests.helpers import ROOT, run_script, traces, wait_until
 from tests.helpers.bot_api import BotApi
 from tests.helpers.fake_proc import BOOT_ID, FakeProc
-from upkeep import files, proc, samples
+from upkeep import files, picture, proc, samples
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_the_first_line_is_the_verdict(home: Path, fake: FakeProc) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert lines[0] == "OK: 50% of 2.0 GiB in use"
-    assert lines[1] == "! app.py: 238 MiB, 0 restarts"
+    assert lines[1] == "! app.py: 238 MiB, 0 restarts in 24 h"
     assert max(map(len, lines)) <= 80
     FakeProc(fake.root, available=100_000)
     result = report(home, "--proc-root", fake.root)
@@ -311,12 +311,42 @@ def test_restarts_are_those_that_pm2_counts_where_it_runs() -> None:
         ):
             subprocess.run(["pm2", *command], env=environment, check=True, capture_output=True)
         options = ("--config", home / "upkeep.toml", "--json")
-        result = run_script("memory_report", *options, env={"PATH": path})
+
+        def row() -> dict[str, Any]:  # node takes a moment until it has its name
+            found = json.loads(run_script("memory_report", *options, env={"PATH": path}).stdout)
+            rows = {each["name"]: each for each in found["programs"]}
+            return dict(rows.get("collector.js", {}))
+
+        assert wait_until(row)["restarts_by_manager"] == 2
     finally:
         subprocess.run(["pm2", "kill"], env=environment, check=True, capture_output=True)
         shutil.rmtree(home)
-    rows = {row["name"]: row for row in json.loads(result.stdout)["programs"]}
-    assert rows["collector.js"]["restarts_by_pm2"] == 2
+
+
+SYSTEMCTL = """#!/bin/sh
+test "$*" = "show --property=MainPID,NRestarts *.service" || exit 1
+printf 'NRestarts=0\\nMainPID=0\\n\\nMainPID=11\\nNRestarts=63\\n\\nMainPID=x\\n'
+"""
+
+
+def test_restarts_are_those_that_systemd_counts_where_it_is_the_first_process(
+    home: Path, fake: FakeProc
+) -> None:
+    (home / "systemctl").write_text(SYSTEMCTL)
+    (home / "systemctl").chmod(0o755)
+    (home / "upkeep.toml").write_text("")
+    options = ("--config", home / "upkeep.toml", "--proc-root", fake.root)
+    path = {"PATH": f"{home}:/usr/bin:/bin"}
+
+    def counted() -> list[int | None]:
+        found = json.loads(run_script("memory_report", *options, "--json", env=path).stdout)
+        return [row["restarts_by_manager"] for row in found["programs"][:2]]
+
+    assert counted() == [None, None]
+    fake.process(1, ["/usr/lib/systemd/systemd"], 900)
+    assert counted() == [63, None]
+    shown = run_script("memory_report", *options, env=path).stdout
+    assert "! app.py: 238 MiB, 0 restarts in 24 h, 63 in all by its manager's count\n" in shown
 
 
 def test_the_page_goes_with_the_message_when_asked(home: Path, fake: FakeProc) -> None:
@@ -328,3 +358,42 @@ def test_the_page_goes_with_the_message_when_asked(home: Path, fake: FakeProc) -
         assert (result.returncode, result.stderr) == (0, "")
         assert any("PROBLEM: server.js" in text for text in api.texts)
         assert [each["method"] for each in api.sends][-1] == "sendDocument"
+
+
+@pytest.mark.parametrize("pillow", [True, False])
+def test_a_program_that_leaks_is_sent_as_a_picture_or_else_as_the_page(
+    home: Path, fake: FakeProc, pillow: bool
+) -> None:
+    if pillow:
+        pytest.importorskip("PIL")
+    fill(home, fake)
+    (home / "upkeep.toml").write_text("")
+    (home / "without").mkdir()
+    if not pillow:  # a search path of a Python that has no Pillow
+        (home / "without/sitecustomize.py").write_text(
+            "import importlib.util as util\nfind = util.find_spec\n"
+            "util.find_spec = lambda name, *more: None if name == 'PIL' else find(name, *more)\n"
+        )
+    with BotApi() as api:
+        options = ("--config", home / "upkeep.toml", "--proc-root", fake.root, "--telegram")
+        env = {**api.env, "PYTHONPATH": str(home / "without")}
+        result = run_script("memory_report", *options, env=env)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert api.texts[0].startswith("PROBLEM: server.js")
+        last = api.sends[-1]
+        assert last["method"] == ("sendPhoto" if pillow else "sendDocument")
+    assert len(api.sends) == 2
+
+
+def test_a_picture_shows_the_trend_restarts_and_the_limit(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    rng = random.Random(1)
+    points = traces.trace([traces.linear(5)], 40, 48, rng, restart_hours=24)
+    drawn = picture.draw(points, 200.0 * (1 << 20))
+    assert drawn
+    (tmp_path / "x.png").write_bytes(drawn)
+    with image.open(tmp_path / "x.png") as shown:
+        assert shown.size == (800, 300)
+        colours = {colour for _, colour in shown.convert("RGB").getcolors(9999)}
+    assert {(255, 0, 0), (192, 192, 192), (65, 105, 225)} <= colours
+    assert len(drawn) < 20_000

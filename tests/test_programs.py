@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.helpers import is_running, wait_until
-from upkeep import config, proc, programs
+from upkeep import config, files, proc, programs
 
 NAMES = [  # command line, name
     (["python3", "-u", "/srv/bot.py", "--fast"], "/srv/bot.py"),
@@ -49,7 +50,7 @@ def test_a_command_line_is_named_by_what_it_runs(words: list[str], name: str) ->
     assert programs.program_name(words, "kernel-name") == name
 
 
-def start(*command: str, cwd: Path) -> subprocess.Popen[str]:
+def start(*command: str, cwd: Path, **more: Any) -> subprocess.Popen[str]:
     """Run Python on `command`; the program says when it is up."""
     child = subprocess.Popen(
         [sys.executable, *command],
@@ -57,6 +58,7 @@ def start(*command: str, cwd: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stdin=subprocess.PIPE,
         text=True,
+        **more,
     )
     assert child.stdout is not None
     assert child.stdout.readline() == "up\n"
@@ -144,6 +146,44 @@ def test_a_task_is_one_row_with_all_its_descendants_whatever_they_run(home: Path
     child.communicate()
 
 
+LEAVES = """
+import os, subprocess, sys
+orphan = "import os, sys; os.fork() and os._exit(0); {}; print('up', flush=True); sys.stdin.read()"
+for leave in ("pass", "os.setsid()"):
+    child = subprocess.Popen([sys.executable, "-c", orphan.format(leave)], stdout=subprocess.PIPE)
+    child.wait()
+    child.stdout.readline()
+"""
+
+
+def test_children_that_left_the_tree_or_even_the_session_belong_to_their_task(home: Path) -> None:
+    (home / "job.py").write_text(LEAVES + BODY)
+    (home / "upkeep.toml").write_text('[task.night]\ncommand = ["true"]\n')
+    settings = config.load(str(home / "upkeep.toml"))
+    environment = {**os.environ, "UPKEEP_TASK": "night:5eed"}
+    child = start("job.py", cwd=home, env=environment, start_new_session=True)
+    stat = proc.read_stat(child.pid)
+    assert stat
+    record = {"boot_id": proc.boot_id(), "pid": child.pid, "start_ticks": stat.start_ticks}
+    record |= {"session": child.pid, "tag": "night:5eed"}
+    files.write_state(settings.state / "tasks/night.json", record)
+    assert len(by_name(settings)["night"].pids) == 3
+    files.write_state(settings.state / "tasks/night.json", record | {"tag": "night:other"})
+    assert len(by_name(settings)["night"].pids) == 2
+    files.write_state(settings.state / "tasks/night.json", record | {"session": 0, "tag": ""})
+    assert list(by_name(settings)["night"].pids) == [child.pid]
+    child.communicate()
+
+
+@pytest.mark.parametrize("junk", ["", "[1]", '{"pid": []}', '{"pid": 1, "start_ticks": {}}', "7"])
+def test_a_damaged_record_is_a_task_that_does_not_run(home: Path, junk: str) -> None:
+    (home / "upkeep.toml").write_text('[task.night]\ncommand = ["true"]\n')
+    settings = config.load(str(home / "upkeep.toml"))
+    files.make_directory(settings.state / "tasks")
+    (settings.state / "tasks/night.json").write_text(junk)
+    assert not by_name(settings)["night"].pids
+
+
 def test_another_program_with_the_name_of_a_task_is_not_mixed_up_with_it(home: Path) -> None:
     (home / "night").write_text(BODY)
     child = start(str(home / "night"), cwd=home)
@@ -180,6 +220,17 @@ def test_pss_and_descriptors_are_those_of_the_kernel_and_large_processes_are_spa
     assert not is_running(child.pid)
 
 
+def test_a_program_of_very_many_processes_keeps_no_other_from_being_looked_at(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "7/fd").mkdir(parents=True)
+    (tmp_path / "7/smaps_rollup").write_text("Pss:   300 kB\n")
+    crowd = programs.Program("crowd", pids=dict.fromkeys(range(100, 300), 1))
+    small = programs.Program("small", pids={7: 1})
+    programs.read_details([crowd, small], str(tmp_path))
+    assert (crowd.pss_bytes, small.pss_bytes, small.fds) == (None, 300 << 10, 0)
+
+
 def test_pss_is_one_exact_key_and_unknown_where_one_process_hides_it(tmp_path: Path) -> None:
     (tmp_path / "7").mkdir()
     rollup = "Rss: 900 kB\nPss_Dirty: 1 kB\nPss_Anon:  2 kB\nPss:      300 kB\nSwapPss:  4 kB\n"
@@ -187,5 +238,5 @@ def test_pss_is_one_exact_key_and_unknown_where_one_process_hides_it(tmp_path: P
     (tmp_path / "7/fd").mkdir()
     known, hidden = programs.Program("x", pids={7: 1}), programs.Program("y", pids={7: 1, 8: 1})
     programs.read_details([known, hidden], str(tmp_path))
-    assert known.pss_bytes == 300 * 1024
+    assert (known.pss_bytes, known.swap_bytes) == (300 << 10, 4 << 10)
     assert (hidden.pss_bytes, hidden.fds) == (None, None)

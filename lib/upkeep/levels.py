@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from upkeep import leak
 from upkeep.config import Config
-from upkeep.samples import Reading
+from upkeep.reading import Reading
 from upkeep.units import format_size
 
 CLEAR_BELOW = 0.05  # a disk is well again this far below its limit

@@ -105,9 +105,11 @@ def directory_sizes(paths: Sequence[Path]) -> dict[str, list[int]]:
 
     One that is not there, or takes longer than 20 seconds, is left out.
     """
+    sizes: dict[str, list[int]] = {}
+    if not paths:
+        return sizes
     import subprocess
 
-    sizes = {}
     for path in paths:
         command = ["nice", "-n19", "timeout", "20", "du", "-sx", "-B1", "--", str(path)]
         with contextlib.suppress(OSError, IndexError, ValueError):

@@ -1,6 +1,10 @@
 """Memory over time as a sparkline, and as an HTML page of inline SVG without scripts."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from operator import attrgetter
+from typing import NamedTuple
 
 from upkeep import text, units
 from upkeep.samples import Point
@@ -22,14 +26,15 @@ path {{ fill: none; stroke: #1c7ed6; stroke-width: 1.5; }}
 
 def columns(points: Sequence[Point], count: int) -> dict[int, Point]:
     """The highest point of each of `count` equal stretches of time, where there is one."""
-    begin = points[0].time
-    scale = count / max(1.0, max(point.time for point in points) - begin)
-    found: dict[int, Point] = {}
-    for point in points:
-        index = min(count - 1, max(0, int((point.time - begin) * scale)))
-        if index not in found or found[index].rss_bytes < point.rss_bytes:
-            found[index] = point
-    return dict(sorted(found.items()))
+    ordered = sorted(points, key=attrgetter("time"))  # they may be out of order: clocks are set
+    times = [point.time for point in ordered]
+    step = max(1.0, times[-1] - times[0]) / count
+    edges = [bisect_left(times, times[0] + step * index) for index in range(count)]
+    return {
+        index: max(ordered[begin:end], key=attrgetter("rss_bytes"))
+        for index, (begin, end) in enumerate(pairwise([*edges, len(times)]))
+        if begin < end
+    }
 
 
 def sparkline(points: Sequence[Point], count: int = 10) -> str:
@@ -50,7 +55,7 @@ def render(report: str, charts: Mapping[str, tuple[Sequence[Point], float]], ref
     parts = [_HEAD.format(refresh=again, title=title, report="\n".join(rest).strip("\n"))]
     for name, (points, limit) in charts.items():
         if points:
-            parts.append(f"<h2>{_escaped(name)}</h2>{_chart(points, limit)}\n")
+            parts.append(f"<h2>{_escaped(name)}</h2>{_svg(points, limit)}\n")
     return "".join(parts) + "</body></html>\n"
 
 
@@ -58,22 +63,41 @@ def _escaped(line: str) -> str:
     return text.printable(line).replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
 
 
-def _chart(points: Sequence[Point], limit: float) -> str:
-    found = columns(points, _WIDTH // 4)
+class Chart(NamedTuple):
+    """A drawing of memory over time, in pixels from the upper left."""
+
+    lines: list[list[tuple[int, int]]]  # one for each life of the program
+    restarts: list[int]
+    limit: int | None  # None: too far above to be shown
+    top: float  # bytes at the upper edge
+
+
+def chart(points: Sequence[Point], limit: float, width: int, height: int) -> Chart:
+    """Draw `points`; `limit` in bytes. Of every four columns of pixels the highest point stays."""
+    found = columns(points, width // 4)
     highest = max(point.rss_bytes for point in found.values())
     top = (limit if highest < limit < 3 * highest else highest) * 1.2 or 1.0
-    line, restarts, last = "", "", points[0].life
+    made = Chart([], [], round(height * (1 - limit / top)) if limit < top else None, top)
+    last = None
     for index, point in found.items():
-        same = point.life == last and line
-        restarts += "" if point.life == last else f"M{index * 4} 0V{_HEIGHT}"
-        line += f"{'L' if same else 'M'}{index * 4} {round(_HEIGHT * (1 - point.rss_bytes / top))}"
+        if point.life != last:
+            made.restarts.extend([index * 4] if last else [])
+            made.lines.append([])
+        made.lines[-1].append((index * 4, round(height * (1 - point.rss_bytes / top))))
         last = point.life
-    level = f"M0 {round(_HEIGHT * (1 - limit / top))}H{_WIDTH}" if limit < top else ""
+    return made
+
+
+def _svg(points: Sequence[Point], limit: float) -> str:
+    drawn = chart(points, limit, _WIDTH, _HEIGHT)
+    line = "".join("M" + "L".join(f"{x} {y}" for x, y in each) for each in drawn.lines)
+    restarts = "".join(f"M{x} 0V{_HEIGHT}" for x in drawn.restarts)
+    level = "" if drawn.limit is None else f"M0 {drawn.limit}H{_WIDTH}"
     begin, end = (units.local_time(point.time)[:16] for point in (points[0], points[-1]))
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="memory over time">'
         f'<path class="restart" d="{restarts}"/><path class="limit" d="{level}"/>'
-        f'<path d="{line}"/><text x="4" y="12">{units.format_size(top)}</text>'
+        f'<path d="{line}"/><text x="4" y="12">{units.format_size(drawn.top)}</text>'
         f'<text x="4" y="{_HEIGHT - 4}">{begin}</text>'
         f'<text x="{_WIDTH - 110}" y="{_HEIGHT - 4}">{end}</text></svg>'
     )

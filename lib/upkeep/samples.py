@@ -8,21 +8,17 @@ A line has time, boot_id, uptime, used, limit, swap_used, swapped and oom_kills 
 import itertools
 import json
 import math
+import re
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from upkeep import files, memory, proc, programs
-from upkeep.config import Config
-from upkeep.memory import Host
-from upkeep.programs import Program
+from upkeep import files, proc
 
 DAYS = 31  # days with samples that are kept
 MOST_BYTES = 10_000_000
-MOST_PROGRAMS = 25  # of every reading
 Row = dict[str, Any]
 _DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 
@@ -48,6 +44,8 @@ class Point(NamedTuple):
 Series = dict[str, list[Point]]
 _NUMBERS = ("pid", "start_ticks", "rss_bytes", "pss_bytes", "limit_bytes")
 _MOST_NUMBER = 1 << 62  # of bytes, PIDs and ticks; what is larger is damage
+_BEGUN = re.compile(rb'\{"time":(\d+),')
+_DECODER = json.JSONDecoder(parse_constant=lambda name: [name])  # a NaN is no number here
 
 
 def _count(value: Any) -> int:
@@ -62,48 +60,6 @@ _KINDS: dict[str, Callable[[Any], Any]] = {
     "age_seconds": float,
     **dict.fromkeys(_NUMBERS, _count),
 }
-
-
-class Reading(NamedTuple):
-    """Everything that is read at one moment."""
-
-    time: float
-    host: Host
-    disks: dict[str, tuple[int, int]]
-    programs: list[Program]
-
-    @property
-    def limits(self) -> dict[str, int]:
-        """What each program may use if it has no limit of its own: all that the host has left."""
-        left = self.host["available_bytes"]
-        return {each.name: each.rss_bytes + left for each in self.programs}
-
-    @property
-    def row(self) -> Row:
-        """This reading as a line of the history."""
-        host = self.host
-        return {
-            "time": round(self.time),
-            "boot_id": host["boot_id"],
-            "uptime": round(host["uptime_seconds"]),
-            **{name: host[f"{name}_bytes"] for name in ("used", "limit", "swap_used", "swapped")},
-            "oom_kills": host["oom_kills"],
-            "disks": self.disks,
-            "programs": [
-                [each.name, each.leader.pid, each.leader.start_ticks, len(each.pids)]
-                + [size >> 10 for size in (each.rss_bytes, each.pss_bytes) if size is not None]
-                for each in self.programs[:MOST_PROGRAMS]
-                if each.leader
-            ],
-        }
-
-
-def take(settings: Config, root: str, detailed: int) -> Reading:
-    """Read this host, with PSS and descriptors of `detailed` programs. Raises OperatorError."""
-    host = memory.read_host(root)
-    found = programs.collect(root, settings, host["boot_id"])
-    programs.read_details(found[:detailed], root)
-    return Reading(time.time(), host, memory.read_disks(settings.host.disks), found)
 
 
 def append(state: Path, row: Row) -> None:
@@ -133,12 +89,14 @@ def read(state: Path, seconds: float, now: float, dense: float = math.inf) -> tu
     """
     found, skipped = [], 0
     for count, path in enumerate(reversed(_days(state)[-math.ceil(seconds / 86400) - 1 :])):
+        rows, every = [], 12 if count * 86400 > dense else 1
         with open(path, "rb") as lines:
-            rows = []
-            for data in itertools.islice(lines, 0, None, 12 if count * 86400 > dense else 1):
+            for data in itertools.islice(lines, 0, None, every):
+                begun = _BEGUN.match(data)
+                if begun and int(begun[1]) < now - seconds:
+                    continue  # too old, and not worth to be taken apart
                 try:
-                    row = with_points(_object(data))
-                    rows += [row] if row["time"] >= now - seconds else []
+                    rows.append(with_points(_object(data)))
                 except _DAMAGE:
                     skipped += bool(data.strip())
         found.append(rows)
@@ -146,31 +104,27 @@ def read(state: Path, seconds: float, now: float, dense: float = math.inf) -> tu
 
 
 def _object(data: bytes) -> Row:
-    value: Row = json.loads(data, parse_constant=lambda name: [name])  # a NaN is no number here
-    return value | {"time": value["time"] if math.isfinite(value["time"]) else None}
+    value: Row = _DECODER.decode(data.decode("utf-8", "surrogatepass"))
+    if not math.isfinite(value["time"]):
+        raise ValueError
+    return value
 
 
 def with_points(row: Row) -> Row:
     """`row` with points for "programs". A foreign one raises what `_DAMAGE` lists."""
+    time, boot_id, uptime = row["time"], sys.intern(row["boot_id"]), row["uptime"]
     points = []
     for name, pid, start, _processes, rss, *pss in row["programs"]:
-        age = row["uptime"] - start / proc.TICKS_PER_SECOND
-        known = pss[0] << 10 if pss else None
-        points.append(
-            (
-                sys.intern(name),
-                Point(row["time"], row["boot_id"], pid, start, rss << 10, age, known),
-            )
-        )
-    numbers = {name: row[name] + 0 for name in ("uptime", "swapped")}
-    sizes = {
-        name: {path: [_count(size) for size in each] for path, each in row[name].items()}
-        for name in ("disks", "dirs")
-        if name in row
-    }
-    if any(len(each) != 2 for each in sizes["disks"].values()):
-        raise ValueError
-    return row | numbers | sizes | {"programs": points}
+        if not 0 <= pid < _MOST_NUMBER or abs(start) > _MOST_NUMBER or rss < 0:
+            raise ValueError
+        age, known = uptime - start / proc.TICKS_PER_SECOND, pss[0] << 10 if pss else None
+        point = Point(time, boot_id, pid, start, rss << 10, age, known)
+        points.append((sys.intern(name), point))
+    for kind, length in (("disks", 2), ("dirs", 1)):
+        for sizes in row.get(kind, {}).values():
+            if len([_count(size) for size in sizes]) != length:
+                raise ValueError
+    return row | {"swapped": _count(row["swapped"]), "programs": points}
 
 
 def series(rows: Iterable[Row]) -> Series:
