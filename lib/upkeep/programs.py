@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from upkeep import proc, text
+from upkeep import files, proc, text
 from upkeep.config import Config
 from upkeep.proc import Stat
 
@@ -63,7 +63,7 @@ def collect(root: str, settings: Config, boot_id: str) -> list[Program]:
 def record_of(settings: Config, task: str) -> dict[str, Any]:
     """What is on record about a task (see task.Record); {} where that can't be read."""
     with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError):
-        known = json.loads((settings.state / f"tasks/{task}.json").read_bytes())
+        known = json.loads(files.read_small(settings.state / f"tasks/{task}.json", 1 << 20))
         if {type(known.get(name)) for name in ("pid", "start_ticks")} == {int}:
             return dict(known)
     return {}
