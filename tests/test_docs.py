@@ -1,12 +1,15 @@
 """The pages of docs/ say what the code does: options, keys, links, commands."""
 
 import re
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT, configuration_page, run_script
+from tests.helpers import ROOT, configuration_page, run_script, wait_until
+from tests.helpers.bot_api import BotApi
+from tests.helpers.house import House, kill
 from upkeep import config
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -23,6 +26,12 @@ def test_the_page_of_the_configuration_is_up_to_date() -> None:
     written = (ROOT / "docs/configuration.md").read_text()
     command = ".venv/bin/python -m tests.helpers.configuration_page >docs/configuration.md"
     assert written == configuration_page.page(), f"make it anew: {command}"
+
+
+def blocks(page: Path, kind: str = "") -> list[str]:
+    """The blocks between ``` of one kind, "toml" or "" for those without a name."""
+    found = re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", page.read_text())
+    return [block for named, block in found if named == kind]
 
 
 def options(script: Path) -> set[str]:
@@ -54,7 +63,7 @@ def test_links_lead_to_files_of_the_repository(page: Path) -> None:
 @pages
 def test_commands_on_a_page_exist_with_the_options_that_they_are_given(page: Path) -> None:
     known = {script.name: options(script) | COMMON for script in SCRIPTS}
-    for block in re.findall(r"(?s)```(?!toml|python|yaml)\w*\n(.*?)```", page.read_text()):
+    for block in blocks(page):
         for line in block.splitlines():
             called = re.findall(r"(\w+\.py)((?: [^|;&#]*)?)", line.partition(" # ")[0])
             for name, rest in called if len(called) == 1 else ():
@@ -65,8 +74,32 @@ def test_commands_on_a_page_exist_with_the_options_that_they_are_given(page: Pat
 
 @pages
 def test_a_configuration_on_a_page_is_one(page: Path, tmp_path: Path) -> None:
-    for number, block in enumerate(re.findall(r"(?s)```toml\n(.*?)```", page.read_text())):
+    for number, block in enumerate(blocks(page, "toml")):
         assert config.parse(tomllib.loads(block), tmp_path / f"{page.name} {number}")
+
+
+def shape(text: str) -> list[str]:
+    """`text` without what differs from run to run: figures, the host, the mark of a message."""
+    plain = re.sub(r"(?m)^\S+ \| #\w+$", "HOST | #MARK", text)
+    return re.sub(r"\d+(\.\d+)?", "0", plain).split("\n")
+
+
+def test_the_messages_in_the_readme_are_what_arrives(home: Path) -> None:
+    said = "12:04:11 connected, 3 open positions"
+    code = f"print({said!r}, flush=True); import time; time.sleep(600)"
+    backup = "echo rsync: connection unexpectedly closed; exit 12"
+    house = House(home)
+    house.task("trader", [sys.executable, "-c", code], verify=0)
+    with BotApi() as api:
+        house.run("restart", "trader")
+        wait_until(lambda: said in house.log("trader"))
+        kill(house.pid("trader"))
+        house.run("watchdog", env=api.env)
+        house.run("run_job", "backup", "--", "sh", "-c", backup, env=api.env)
+        house.run("run_job", "backup", "--", "true", env=api.env)
+        arrived = "\n\n".join(api.texts)
+    shown = [shape(block.rstrip("\n")) for block in blocks(ROOT / "README.md")]
+    assert shape(arrived) in shown, arrived
 
 
 def test_every_page_is_reached_from_the_readme() -> None:
