@@ -1,5 +1,6 @@
 """The pages of docs/ say what the code does: options, keys, links, commands."""
 
+import functools
 import re
 import sys
 import tomllib
@@ -34,6 +35,7 @@ def blocks(page: Path, kind: str = "") -> list[str]:
     return [block for named, block in found if named == kind]
 
 
+@functools.cache
 def options(script: Path) -> set[str]:
     """Every option that --help of the script or of one of its commands names."""
     shown = run_script(script.stem, "--help").stdout.partition("\nexamples:")[0]

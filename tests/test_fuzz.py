@@ -192,7 +192,7 @@ def victim(home: Path) -> Victim:
     return Victim(home)
 
 
-def test_what_happened_left_every_kind_of_file(victim: Victim) -> None:
+def require_every_kind_of_file(victim: Victim) -> None:
     names = {str(path.relative_to(victim.place)) for path in victim.files}
     for kind in (
         *("upkeep.toml", ".env", "history.jsonl", "base.json", "data/a.jsonl"),
@@ -205,6 +205,7 @@ def test_what_happened_left_every_kind_of_file(victim: Victim) -> None:
 
 
 def test_damaged_files_end_as_a_line_and_a_status(victim: Victim) -> None:
+    require_every_kind_of_file(victim)
     for seed in range(ROUNDS):
         chance = random.Random(seed)
         main, words = chance.choice(victim.runs())
