@@ -12,6 +12,8 @@ from pathlib import Path
 __version__ = "0.1.0"
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
+_VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
+OWN_PACKAGES = CHECKOUT / ".venv" / "lib" / _VERSION / "site-packages"
 
 
 def _use_own_venv() -> None:
@@ -19,10 +21,8 @@ def _use_own_venv() -> None:
 
     No re-run of the interpreter: the packages are pure Python or built for the same minor version.
     """
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    packages = CHECKOUT / ".venv" / "lib" / version / "site-packages"
-    if sys.prefix == sys.base_prefix and os.path.isdir(packages):  # False if it may not be seen
-        sys.path.insert(1, str(packages))
+    if sys.prefix == sys.base_prefix and os.path.isdir(OWN_PACKAGES):  # False if it may not be seen
+        sys.path.insert(1, str(OWN_PACKAGES))
 
 
 _use_own_venv()

@@ -15,6 +15,7 @@ from upkeep.config import Config
 from upkeep.errors import OperatorError
 from upkeep.outbox import Letter
 from upkeep.telegram import Post
+from upkeep.text import redact
 
 
 class Alerts:
@@ -98,7 +99,7 @@ class Alerts:
         silent, style = self.model.silent or level == "info", kind or self.model.style
         if title and style == "HTML":
             title = f"<b>{html.escape(title)}</b>"
-        text = message.clean("\n".join(part for part in (title, body) if part))
+        text = redact(message.clean("\n".join(part for part in (title, body) if part)))
         cli.log(self._settings, f"alert ({level}): {text[:500]}")
         try:
             self._post = self._post or Post(self._settings)

@@ -103,8 +103,8 @@ def program() -> str:
 
 
 def warn(message: str) -> None:
-    """One line on stderr, headed by the script's name; secrets are masked."""
-    print_error(f"{program()}: {message.replace(chr(10), ' ')}")
+    """One line on stderr, headed by the script's name; secrets masked, controls escaped."""
+    print_error(f"{program()}: {text.printable(message.replace(chr(10), ' '))}")
 
 
 def print_error(message: str) -> None:

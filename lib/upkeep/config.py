@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from upkeep import CHECKOUT
+from upkeep import CHECKOUT, OWN_PACKAGES
 from upkeep.errors import Exit, OperatorError
 from upkeep.files import writable_by_others
 from upkeep.settings import (
@@ -79,7 +79,7 @@ def _read(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text("utf-8"))
     except OSError as error:
         raise OperatorError(f"{file}: cannot be read: {error.strerror}", Exit.USAGE) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also for a number of thousands of digits
         raise OperatorError(f"{file}: not valid TOML: {error}", Exit.USAGE) from None
 
 
@@ -127,7 +127,8 @@ def refuse_untrusted(config: Config) -> None:
     """As root, run nothing that another user can write. Raises OperatorError (exit 3)."""
     if os.geteuid() != 0:
         return
-    for path in (config.file, config.state, CHECKOUT / "bin", CHECKOUT / "lib" / "upkeep"):
+    code = (CHECKOUT / "bin", CHECKOUT / "lib" / "upkeep", OWN_PACKAGES)
+    for path in (config.file, config.state, *code):
         why = writable_by_others(path) if path else None
         if why:
             raise OperatorError(

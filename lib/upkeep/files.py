@@ -14,6 +14,7 @@ from typing import Any
 from upkeep.errors import Exit, OperatorError
 
 LOCK_POLL_SECONDS = 0.02
+FOREIGN_ERRNOS = (errno.ELOOP, errno.EINVAL, errno.ENXIO)  # of `open_quietly`: a link, a FIFO, ...
 
 set_aside: list[Path] = []  # damaged state files that this run moved away, for `cli` to report
 
@@ -109,7 +110,7 @@ def tail(path: Path | int, lines: int = 20, most_bytes: int = 8192, start: int =
     At most `most_bytes` from the end are looked at; a first line cut by that is left out.
     """
     try:
-        with open(path, "rb", opener=_open_quietly) as file:
+        with open(path, "rb", opener=open_quietly) as file:
             size = file.seek(0, os.SEEK_END)
             begin = max(start if start <= size else 0, size - most_bytes)
             file.seek(begin)
@@ -122,7 +123,7 @@ def tail(path: Path | int, lines: int = 20, most_bytes: int = 8192, start: int =
     return [row.decode("utf-8", "replace") for row in rows if row.strip()][-lines:]
 
 
-def _open_quietly(path: str, flags: int) -> int:
+def open_quietly(path: str, flags: int) -> int:
     """Open without waiting for the other end of a FIFO and without following a symlink."""
     fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -133,7 +134,7 @@ def _open_quietly(path: str, flags: int) -> int:
 
 def read_small(path: Path, most_bytes: int) -> bytes:
     """At most `most_bytes` of the regular file `path`. Raises OSError, also for symlinks."""
-    with open(path, "rb", opener=_open_quietly) as file:
+    with open(path, "rb", opener=open_quietly) as file:
         return file.read(most_bytes)
 
 
@@ -150,7 +151,7 @@ def read_state(path: Path, fits: Callable[[dict[str, Any]], bool] | None = None)
     except FileNotFoundError:
         return {}
     except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.EINVAL, errno.ENXIO):  # a link, a FIFO, ...
+        if error.errno not in FOREIGN_ERRNOS:
             raise
     except (ValueError, RecursionError):
         pass

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from upkeep import proc
-from upkeep.files import append_line
+from upkeep import files, proc
 
 FILE = "restarts.jsonl"
 Event = dict[str, Any]
@@ -29,7 +28,7 @@ def record(state: Path, event: Event, now: float) -> None:
     as far as they are known. Raises OSError.
     """
     known = {key: value for key, value in event.items() if value is not None}
-    append_line(state / FILE, json.dumps({**stamp(now), **known}, ensure_ascii=False))
+    files.append_line(state / FILE, json.dumps({**stamp(now), **known}, ensure_ascii=False))
 
 
 def stamp(now: float) -> Event:
@@ -55,8 +54,12 @@ def age(moment: Event, here: Event | None = None) -> float:
 def newest_first(state: Path) -> Iterator[Event]:
     """Events from the last one back; torn and foreign lines are passed over."""
     try:
-        file = open(state / FILE, "rb")
+        file = open(state / FILE, "rb", opener=files.open_quietly)
     except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in files.FOREIGN_ERRNOS:
+            raise
         return
     with file:
         position, rest = file.seek(0, os.SEEK_END), b""

@@ -4,6 +4,7 @@ Formats: proc(5), cgroups(7), Documentation/accounting/psi.rst of the kernel.
 """
 
 import contextlib
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -23,11 +24,17 @@ def read_host(root: str = "/proc") -> Host:
     `oom_kills` (since boot) and `pressure` (percent of a minute that somebody, or everybody, was
     stalled) are None where the kernel does not tell. Raises OperatorError.
     """
-    info, events = _numbers(f"{root}/meminfo"), _numbers(f"{root}/vmstat")
     try:
-        total, uptime = info["MemTotal"] << 10, proc.uptime(root)
-    except (OSError, KeyError, ValueError, IndexError):
+        return _host(root)
+    except (OSError, KeyError, ValueError, IndexError, OverflowError):
         raise OperatorError(f"{root}: cannot be read as /proc") from None
+
+
+def _host(root: str) -> Host:
+    info, events = _numbers(f"{root}/meminfo"), _numbers(f"{root}/vmstat")
+    total, uptime = info["MemTotal"] << 10, proc.uptime(root)
+    if not math.isfinite(uptime):
+        raise ValueError
     free = sum(info.get(name, 0) for name in ("MemFree", "Buffers", "Cached"))
     available = info.get("MemAvailable", free) << 10  # not told by kernels before 3.14
     group, held = cgroup_limit(root) or (total, 0)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from upkeep import proc, text
+from upkeep import files, proc, text
 from upkeep.config import Config
 from upkeep.proc import Stat
 
@@ -67,7 +67,7 @@ def record_of(settings: Config, task: str) -> dict[str, Any]:
     {} where that can't be read.
     """
     with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError, TypeError):
-        known = json.loads((settings.state / f"tasks/{task}.json").read_bytes())
+        known = json.loads(files.read_small(settings.state / f"tasks/{task}.json", 1 << 20))
         if {type(known.get(name)) for name in ("pid", "start_ticks")} == {int}:
             starts, lost = sum(known.get("counts", {}).values()), known.get("trouble", {})
             return {**known, "starts": starts, "given_up": "given_up" in lost}

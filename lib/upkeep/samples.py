@@ -97,7 +97,7 @@ def read(state: Path, seconds: float, now: float, dense: float = math.inf) -> tu
     days = [path for path in _days(state) if path.stem <= _day(now + 86400)]  # a wrong clock's: no
     for count, path in enumerate(reversed(days[-math.ceil(seconds / 86400) - 1 :])):
         rows, every = [], 12 if count * 86400 > dense else 1
-        with open(path, "rb") as lines:
+        with open(path, "rb", opener=files.open_quietly) as lines:
             for data in itertools.islice(lines, 0, None, every):
                 begun = _BEGUN.match(data)
                 if begun and int(begun[1]) < now - seconds:
