@@ -96,16 +96,17 @@ def samples(settings: Config) -> str:
 
 def telegram(settings: Config) -> str:
     """Whether the token and the chats are good, and whether messages wait."""
-    from upkeep.telegram import Post, secrets
+    from upkeep import account
+    from upkeep.telegram import Post
 
-    known, unsafe = secrets(settings.env_file)
+    stored, unsafe = account.stored(settings.env_file)
     if unsafe:
         raise OperatorError(unsafe)
-    if not (known.get("TELEGRAM_BOT_TOKEN") or known.get("TELEGRAM_CHAT_ID")):
+    if not {"TELEGRAM_BOT_TOKEN", "TELEGRAM_CHAT_ID"} & (stored.keys() | os.environ.keys()):
         return "no token: alerts go to the log and stderr only"
     post = Post(settings)
     refuse(f"{name}: {why}" for name, why in post.check().items() if why)
-    waiting, dead = len(post.outbox.names()), len(list(post.outbox.dead.glob("*.json")))
+    waiting, dead = len(post.outbox.paths()), len(list(post.outbox.dead.glob("*.json")))
     return f"{waiting} messages wait, {dead} were refused" if waiting or dead else ""
 
 

@@ -31,8 +31,8 @@ class Account:
 
 def load(settings: Config) -> Account:
     """The account of this installation. Raises OperatorError without token or chat."""
-    stored, unsafe = _read(settings.env_file)
-    known = stored | dict(os.environ)
+    known_here, unsafe = stored(settings.env_file)
+    known = known_here | dict(os.environ)
     token = known.get("TELEGRAM_BOT_TOKEN", "").strip()
     text.remember_secret(token)
     chats = [each for each in known.get("TELEGRAM_CHAT_ID", "").split(",") if each.strip()]
@@ -45,12 +45,16 @@ def load(settings: Config) -> Account:
         list(dict.fromkeys(parse_chat(each, thread) for each in chats)),
         (known.get("TELEGRAM_API_BASE") or Account.base).rstrip("/"),
         # requests itself knows those of the environment, and where NO_PROXY forbids them
-        {name[:-6].lower(): stored[name] for name in PROXIES if name in stored.keys() - os.environ},
+        {
+            name[:-6].lower(): known[name]
+            for name in PROXIES
+            if name in known_here.keys() - os.environ
+        },
         unsafe,
     )
 
 
-def _read(file: Path) -> tuple[dict[str, str], str]:
+def stored(file: Path) -> tuple[dict[str, str], str]:
     """What stands in .env, and why others may know or change that; "": they can't."""
     try:
         if not file.is_file():
@@ -58,7 +62,7 @@ def _read(file: Path) -> tuple[dict[str, str], str]:
         cli.require("dotenv")
         from dotenv import dotenv_values
 
-        stored = {k: v for k, v in dotenv_values(file, interpolate=False).items() if v}
+        found = {k: v for k, v in dotenv_values(file, interpolate=False).items() if v}
     except (OSError, UnicodeError) as error:
         raise OperatorError(f"{file}: cannot be read: {error}", Exit.USAGE) from None
     info, unsafe = file.stat(), ""
@@ -66,7 +70,7 @@ def _read(file: Path) -> tuple[dict[str, str], str]:
         unsafe = f"user {info.st_uid} owns it; mend it by: chown {os.geteuid()} {file}"
     elif info.st_mode & 0o006:
         unsafe = f"every user can read the token; mend it by: chmod 600 {file}"
-    return stored, f"{file}: {unsafe}" if unsafe else ""
+    return found, f"{file}: {unsafe}" if unsafe else ""
 
 
 def parse_chat(value: str, thread: str = "") -> tuple[str, str]:
