@@ -55,7 +55,7 @@ def test_on_a_read_only_state_plans_are_made_and_nothing_is_restarted(house: Hou
 
 @pytest.mark.parametrize("free", [0, 2, 6])
 def test_a_full_disk_leaves_a_running_copy_and_never_two(house: House, free: int) -> None:
-    """Trap 10: what can't be put on record is not begun; with `free` KiB some of it can be."""
+    """Trap 10: what can't be put on record is not begun; `free` blocks of 4 KiB take some of it."""
     house.start("trader")
     script = f"""
         mount -t tmpfs -o size=4m,mode=700 tmpfs {house.state}
@@ -154,7 +154,7 @@ def test_a_program_stuck_in_the_kernel_gets_no_second_copy(house: House, home: P
         assert house.copies("trader") == [pid] and len(house.messages()) == 1
     finally:
         subprocess.run(["fsfreeze", "--unfreeze", place], check=False)
-        wait_until(lambda: not is_running(house.record("trader")["pid"]))
-        subprocess.run(["umount", place], check=True)
+        subprocess.run(["umount", "--lazy", place], check=True)
+    wait_until(lambda: not is_running(pid))
     assert house.rows("watchdog", "trader")[0]["outcome"] == "started"
     kill(house.pid("trader"))

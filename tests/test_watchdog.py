@@ -93,13 +93,13 @@ def test_a_reboot_is_no_crash(house: House) -> None:
 
 
 def test_a_healthy_tick_is_silent_and_writes_nothing(house: House) -> None:
+    house.task("trader", max_rss="1G", max_fds=500, max_age="9d")
     house.start("trader")
 
     def picture() -> list[tuple[str, int]]:
         paths = sorted(path for path in house.state.rglob("*") if path.is_file())
         return [(str(path), path.stat().st_mtime_ns) for path in paths]
 
-    house.run("watchdog")
     before = picture()
     result = house.run("watchdog")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

@@ -39,6 +39,11 @@ class Processes:
         table.pop(os.getpid(), None)
         return table
 
+    @functools.cached_property
+    def children(self) -> dict[int, list[int]]:
+        """PIDs by the PID of their parent."""
+        return proc.children_of(self.table)
+
     def tag(self, pid: int) -> str:
         """The tag of the start that led to `pid`; no environment is read twice."""
         if pid not in self._tags:
@@ -61,7 +66,9 @@ class Family:
         now = processes or Processes()
         holder = now.table.get(self.main.pid)
         leads = holder is not None and holder.start_ticks == self.main.start_ticks
-        tree = {self.main.pid, *proc.descendants(now.table, self.main.pid)} if leads else set()
+        tree = {self.main.pid} if leads else set()
+        if leads:
+            tree.update(proc.descendants(now.table, self.main.pid, now.children))
 
         def is_ours(stat: proc.Stat) -> bool:
             if stat.pid in tree or (self.tag and now.tag(stat.pid) == self.tag):

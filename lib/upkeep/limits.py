@@ -30,8 +30,11 @@ def exceeded(
         ("fds", _descriptors(members, settings.max_fds), samples),
         ("heartbeat", _silence(settings, age), 2 if _clock_was_stepped(task) else 1),
     ):
-        counts[name] = counts.get(name, 0) + 1 if reading else 0
-        if reading and counts[name] >= needed:
+        if not reading:
+            counts.pop(name, None)  # a healthy task's record does not change
+            continue
+        counts[name] = counts.get(name, 0) + 1
+        if counts[name] >= needed:
             kind = "heartbeat" if name == "heartbeat" else "limit"
             return kind, f"{reading} for {needed} samples" if needed > 1 else reading
     return None

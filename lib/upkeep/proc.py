@@ -107,11 +107,22 @@ def scan(root: str = "/proc") -> dict[int, Stat]:
     return found
 
 
-def descendants(table: dict[int, Stat], pid: int) -> list[int]:
-    """PIDs of the children of `pid`, their children and so on, parents before children."""
+def children_of(table: dict[int, Stat]) -> dict[int, list[int]]:
+    """PIDs by the PID of their parent."""
     children: dict[int, list[int]] = {}
     for stat in table.values():
         children.setdefault(stat.parent, []).append(stat.pid)
+    return children
+
+
+def descendants(
+    table: dict[int, Stat], pid: int, known: dict[int, list[int]] | None = None
+) -> list[int]:
+    """PIDs of the children of `pid`, their children and so on, parents before children.
+
+    `known` is `children_of(table)`, for callers that ask for more than one `pid`.
+    """
+    children = children_of(table) if known is None else known
     order, seen = [pid], {pid}
     for each in order:
         fresh = [child for child in children.get(each, []) if child not in seen]
