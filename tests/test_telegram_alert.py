@@ -269,7 +269,7 @@ def test_an_argument_that_is_no_utf8_arrives(config: Path) -> None:
 
 def test_an_empty_text_and_a_missing_one_are_usage_errors(config: Path) -> None:
     with BotApi() as api:
-        for args in (["  \n"], ["-"], []):
+        for args in (["  \n"], ["-"], [], ["--html", "<b> </b>"]):
             done = alert(*args, config=config, api=api)
             assert (done.returncode, "the text is empty" in done.stderr) == (2, True)
     assert api.requests == []
