@@ -118,7 +118,8 @@ def given_text(options: argparse.Namespace) -> str:
     if given == "-" or (given is None and not file):
         given = sys.stdin and sys.stdin.buffer.read(STDIN_MOST_BYTES)  # None when it was closed
     text = message.clean(given or "")
-    if not text.strip() and not file:
+    shown = message.plain(text) if options.style == "HTML" else text
+    if not shown.strip() and not file:
         raise OperatorError("nothing to send: the text is empty", Exit.USAGE)
     return text
 

@@ -139,6 +139,11 @@ def test_what_only_looks_like_markup_stays() -> None:
     )
 
 
+def test_a_reference_to_no_character_stays() -> None:
+    endless = f"&#{'1' * 5000};"
+    assert message.plain(f"<b>{endless}</b> &#65;&#x42;") == f"{endless} AB"
+
+
 FLAG = "\U0001f1ef\U0001f1f5"
 SCOTLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
 FAMILY = "\N{MAN}\u200d\N{WOMAN}\u200d\N{GIRL}"

@@ -527,6 +527,23 @@ def test_a_full_disk_delivers_what_its_outage_kept_and_forgets_no_limit(
     assert Post(settings(home)).outbox.paths() == []
 
 
+def test_a_full_disk_keeps_no_letter_from_going_out(home: Path, api: BotApi, full: Path) -> None:
+    (full / "noise").unlink()
+    post = Post(settings(home))
+    post.outbox.put(Letter("4242", "old", ttl=60.0), time.time() - 100)
+    model = Letter("4242", "f", upload="document", file_name="f")
+    post.outbox.put(model, time.time() - 100, "", b"content")
+    with contextlib.suppress(OSError), (full / "noise").open("wb", 0) as file:
+        while True:
+            file.write(bytes(4096))
+    api.script("413:too large")
+    letter = post.write(Letter("", "x"))[0]
+    post.flush()
+    assert post.fate(letter) == (Exit.DONE, "")
+    assert [text.split("\n")[0] for text in api.texts] == ["x"]
+    assert len(list((full / "outbox/dead").iterdir())) == 2
+
+
 def test_a_full_disk_tells_a_problem_once(home: Path, api: BotApi, full: Path) -> None:
     for _ in range(3):
         with Alerts(settings(home)) as alerts:

@@ -70,12 +70,18 @@ def judge(status: int, answer: bytes, retry_after: str = "", seconds: float = 0.
         body = json.loads(answer)
     except (ValueError, RecursionError):
         body = None
-    if status == 429 and not isinstance(body, dict):
-        return Verdict("wait", "HTTP 429 from a gateway", _hold(retry_after))
-    if not isinstance(body, dict) or ("result" not in body and body.get("ok") is not False):
-        torn = status == 200 and answer.lstrip()[:1] == b"{"
-        action = "maybe" if torn else "stop" if status // 100 == 3 else "retry"
-        return Verdict(action, f"HTTP {status} from something that is not the Bot API")
+    if isinstance(body, dict) and ("result" in body or body.get("ok") is False):
+        return _api_word(status, body, retry_after)
+    why = f"HTTP {status} from something that is not the Bot API"
+    if status == 429:
+        return Verdict("wait", why, _hold(retry_after))
+    if status == 200 and answer.lstrip()[:1] == b"{":  # torn, or a part of it
+        return Verdict("maybe", why)
+    return Verdict("stop" if status // 100 == 3 else "retry", why)
+
+
+def _api_word(status: int, body: dict[str, Any], retry_after: str) -> Verdict:
+    """What the API itself says."""
     details = body["parameters"] if isinstance(body.get("parameters"), dict) else {}
     moved = details.get("migrate_to_chat_id")
     why = text.printable(str(body.get("description")))

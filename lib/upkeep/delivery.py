@@ -92,7 +92,7 @@ class Delivery:
         """Send `batch` as one message and see to what follows; why it did not arrive, or ""."""
         chat = batch[0].chat
         pause = self._pace.pause(chat, self.clock())
-        if pause > self._patience():
+        if pause > max(0.0, self._patience()):
             self.why = f"the chat {chat} takes no more messages in this minute"
             self._skipped.add(chat)
             return self.why

@@ -10,7 +10,7 @@ TAGS_MOST = 20  # open at a cut: with more of them every part would be longer th
 
 _MARKUP = re.compile(  # core.telegram.org/bots/api#html-style
     r"<(?P<end>/?)(?P<name>a|b|strong|i|em|u|ins|s|strike|del|span|tg-[a-z]+|code|pre|blockquote)"
-    r"(?:\s(?:\"[^\"]*\"|'[^']*'|[^<>\"'])*)?>|&(?:lt|gt|amp|quot|#\d+|#x[0-9a-f]+);",
+    r"(?:\s(?:\"[^\"]*\"|'[^']*'|[^<>\"'])*)?>|&(?:lt|gt|amp|quot|#\d{1,7}|#x[0-9a-f]{1,6});",
     re.IGNORECASE,
 )
 _LONGEST_TAG = 2000

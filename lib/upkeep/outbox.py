@@ -161,7 +161,8 @@ class Outbox:
             if not letter.stem.startswith(NOTICE):
                 lost.setdefault(letter.chat, []).append(replace(letter, why=why))
         for chat, letters in lost.items():
-            self._tell_loss(chat, letters, now)
+            with contextlib.suppress(OSError):  # on a full disk dead/ has to tell it
+                self._tell_loss(chat, letters, now)
 
     def _sweep(self, now: float) -> None:
         """Remove what killed senders left half written."""
@@ -175,9 +176,12 @@ class Outbox:
     def drop_file(self, letter: Letter, why: str) -> None:
         """Let the text go on without its file, and say so in it."""
         text = f"{letter.text}\n({letter.file_name} could not be sent: {why})".lstrip()
-        if letter.path:
-            files.atomic_write(letter.path, replace(letter, text=text, upload="").encoded())
-        letter.attachment.unlink(missing_ok=True)
+        try:
+            if letter.path:
+                files.atomic_write(letter.path, replace(letter, text=text, upload="").encoded())
+                letter.attachment.unlink(missing_ok=True)
+        except OSError:  # on a full disk
+            self.end([letter], why)
 
     def _tell_loss(self, chat: str, letters: list[Letter], now: float) -> None:
         """One notice for a chat, in front of all that waits; it grows with every run's losses."""

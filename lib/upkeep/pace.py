@@ -4,6 +4,7 @@ core.telegram.org/bots/faq#my-bot-is-hitting-limits: about one a second to a cha
 20 a minute to a group. The 30 a second in all are beyond what one sender over TLS can reach.
 """
 
+import contextlib
 from pathlib import Path
 
 from upkeep import files, spare
@@ -28,9 +29,12 @@ class Pace:
         self._records[chat] = {"free_at": now + self._debt(chat, now) + _interval(chat)}
 
     def save(self, now: float) -> None:
-        """Store what the next process has to know."""
+        """Store what the next process has to know; without fsync, as a loss costs nothing."""
         kept = {chat: each for chat, each in self._records.items() if self._debt(chat, now)}
-        spare.write_state(self._path, kept)
+        temporary = self._path.with_name(f".{self._path.name}")
+        with contextlib.suppress(OSError):
+            temporary.write_bytes(files.state_text(kept))
+            temporary.replace(self._path)
 
     def _debt(self, chat: str, now: float) -> float:
         debt = self._records[chat]["free_at"] - now if chat in self._records else 0.0

@@ -37,18 +37,20 @@ def read_state(file: Path, fits: Callable[[dict[str, Any]], bool]) -> dict[str, 
     return {}
 
 
-def write_state(file: Path, value: dict[str, Any]) -> None:
+def write_state(file: Path, value: dict[str, Any]) -> OSError | None:
     """Like files.write_state; what the disk does not take is kept in memory until it does.
 
-    Where that is impossible, too, it is lost without an error.
+    Where that is impossible, too, it is lost. Returns the disk's error instead of raising it.
     """
-    with contextlib.suppress(OSError):
-        try:
-            files.write_state(file, value)
-        except OSError:
+    try:
+        files.write_state(file, value)
+    except OSError as error:
+        with contextlib.suppress(OSError):
             files.write_state(place(file.parent, make=True) / file.name, value)
-        else:
-            (place(file.parent) / file.name).unlink()
+        return error
+    with contextlib.suppress(OSError):
+        (place(file.parent) / file.name).unlink()
+    return None
 
 
 @contextlib.contextmanager

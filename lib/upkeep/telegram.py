@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 from upkeep import account, cli, config, message, spare
@@ -12,7 +13,7 @@ from upkeep.outbox import Letter, Outbox
 
 MOST_PARTS = 4  # a longer text becomes a document
 HEAD_UNITS, TAIL_UNITS = 3000, 500  # of it are shown above the document
-LOCK_WAIT_SECONDS = 2.0
+LOCK_WAIT_SECONDS = 1.5  # it comes on top of the budget
 
 
 def send(
@@ -101,17 +102,21 @@ class Post:
 
     def flush(self, budget: float | None = None) -> None:
         """Deliver what waits, in order, as far as that is allowed now, for `budget` seconds."""
-        budget = self._settings.telegram.budget if budget is None else budget
-        begun = time.monotonic()
         try:
-            if self.account.unsafe:
-                raise OperatorError(self.account.unsafe)
-            lock = self._settings.state / "lock/outbox.lock"
-            with spare.lock(lock, LOCK_WAIT_SECONDS, "another sender"):
-                self._run = self._new_run(budget - (time.monotonic() - begun))
-                self._run.run()
+            with self._only_sender(budget) as run:
+                run.run()
         except (OperatorError, OSError) as error:
             self._run.why = str(error)
+
+    @contextlib.contextmanager
+    def _only_sender(self, budget: float | None = None) -> Iterator[Delivery]:
+        """A run that no other one on this host disturbs. Raises OperatorError when one does."""
+        if self.account.unsafe:
+            raise OperatorError(self.account.unsafe)
+        lock = self._settings.state / "lock/outbox.lock"
+        with spare.lock(lock, LOCK_WAIT_SECONDS, "another sender"):
+            self._run = self._new_run(budget)
+            yield self._run
 
     def fate(self, letter: Letter) -> tuple[Exit, str]:
         """What became of `letter`: 0 delivered, 5 it waits, 1 it was refused; and why."""
@@ -125,13 +130,17 @@ class Post:
         return (Exit.PROBLEM if refused else Exit.LATER), held or self._run.why
 
     def check(self) -> dict[str, str]:
-        """What is wrong with .env, the network, the token and each chat, "" if nothing is.
+        """What is wrong with the way to Telegram, the token and each chat, "" if nothing is.
 
         Asks also where the breaker is open, but not where the server named a time.
         """
-        run, found = self._new_run(), {}
-        if self.account.unsafe:
-            return {".env": self.account.unsafe}
+        try:
+            with self._only_sender() as run:
+                return self._findings(run)
+        except OperatorError as error:
+            return {"sending": str(error)}
+
+    def _findings(self, run: Delivery) -> dict[str, str]:
         if run.held() == LIMIT:
             return {"network": run.why_held()}
         verdict = run.ask("getMe")
@@ -141,10 +150,11 @@ class Post:
             return {"token": verdict.why}
         for name in (API, self.account.name):
             run.breaker.succeeded(name)
+        found = {"token": ""}
         for chat, _ in self.account.chats:
             limited = run.held(chat).startswith(LIMIT)
             why = run.why_held(chat) if limited else run.ask("getChat", {"chat_id": chat}).why
             if not why:
                 run.breaker.succeeded(chat)
             found[f"chat {chat}"] = why
-        return {"token": "", **found}
+        return found
