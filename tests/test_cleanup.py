@@ -318,6 +318,20 @@ def test_a_locked_directory_is_left_alone(data: Path) -> None:
     assert names(data) == ["a.jsonl"] and "flock" in row["skipped"][0]["reason"]
 
 
+@pytest.mark.parametrize("action", ["delete", "compress", "truncate", "prune"])
+def test_a_locked_file_is_left_alone(data: Path, action: str) -> None:
+    content = b'{"timestamp": 1000000000}\n' * 1000 + b'{"timestamp": 9999999999}\n'
+    make(data / "a.jsonl", 400, content)
+    args = (data, *OLD, "--action", action, "--json")
+    with open(data / "a.jsonl") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        result = clean(data, *args)
+        assert result.returncode == 0 and "flock" in rows(result)[0]["skipped"][0]["reason"]
+        assert (data / "a.jsonl").read_bytes() == content and names(data) == ["a.jsonl"]
+    [row] = rows(clean(data, *args))
+    assert row["skipped"] == [] and row["freed_bytes"] > 0
+
+
 @as_root
 @pytest.mark.parametrize("how", [["-t", "tmpfs", "none"], ["--bind", "elsewhere"]])
 def test_what_is_mounted_below_the_root_is_left_alone(data: Path, how: list[str]) -> None:

@@ -126,17 +126,38 @@ GOOD = [
 ]
 
 
-@pytest.mark.parametrize("fast", [False, True])
-def test_what_is_no_clear_record_is_none_with_any_parser(
-    fast: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if fast:
+@pytest.fixture(params=["json", "orjson"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> timestamps.Reader:
+    if request.param == "orjson":
         pytest.importorskip("orjson")
     else:
         monkeypatch.setitem(sys.modules, "orjson", None)
-    time_of = timestamps.Reader("timestamp").time
-    assert [line for line in ODD if time_of(line) is not None] == []
-    assert [time_of(line) for line in GOOD] == [1e9] * len(GOOD)
+    return timestamps.Reader("timestamp")
+
+
+def test_what_is_no_clear_record_is_none_with_any_parser(reader: timestamps.Reader) -> None:
+    assert [line for line in ODD if reader.time(line) is not None] == []
+    assert [reader.time(line) for line in GOOD] == [1e9] * len(GOOD)
+
+
+JOINED = [  # with a comma between them they would be JSON
+    [b'{"timestamp": 1000000000, "a": [1', b'{"timestamp": 1000000000}]}'],
+    [b'{"timestamp": 1000000000, "a": "', b'", "b": {"timestamp": 1000000000}}'],
+    [b'{"timestamp": 1000000000}, {"x": [1', b'{"timestamp": 1000000000}]}'],
+    [b'{"timestamp": 1000000000}', b'{"timestamp": 1000000000}, {}'],
+    [b'{"timestamp": 1000000000}]', b'[{"timestamp": 1000000000}'],
+]
+
+
+@pytest.mark.parametrize("torn", JOINED)
+def test_lines_that_are_read_together_are_judged_each_for_itself(
+    torn: list[bytes], reader: timestamps.Reader
+) -> None:
+    good = b'{"timestamp": 1000000000}'
+    for lines in (torn, [good, *torn, good], [*torn, *torn]):
+        assert reader.times(lines) == [reader.time(line) for line in lines]
+        assert None in reader.times(lines)
+    assert reader.times([good] * 3) == [1e9] * 3
 
 
 def test_what_is_no_clear_record_stays_where_it_is(data: Path) -> None:
@@ -189,6 +210,15 @@ def test_a_huge_line_needs_no_memory_and_stays(data: Path) -> None:
     assert (row["pruned_records"], row["kept_malformed"]) == (2, 1)
     assert (data / "a.jsonl").read_bytes()[-len(record(1)) :] == record(1)
     assert (data / "a.jsonl").stat().st_size > size
+
+
+@pytest.mark.parametrize("length", [65_000, 65_536, 300_000, (2 << 20) - 100])
+def test_long_records_are_records_too(data: Path, length: int) -> None:
+    long = [record(days, pad="x" * length) for days in (60, 50, 2, 1)]
+    (data / "a.jsonl").write_bytes(record(70) + b"".join(long) + record(0))
+    assert pruned(data)["pruned_records"] == 3
+    assert kept(data / "a.jsonl") == b"".join(long[2:]) + kept(data / "a.jsonl")[-len(record(0)) :]
+    assert kept(data / "a.jsonl").count(b"\n") == 3
 
 
 def test_a_large_file_in_order_is_not_read_whole(data: Path) -> None:
