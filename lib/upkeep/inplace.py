@@ -109,8 +109,13 @@ def _blank(fd: int, begin: int, end: int) -> None:
 
 
 def next_line(fd: int, offset: int) -> int:
-    """Where the first line begins at `offset` or behind it."""
-    return offset + os.pread(fd, LONGEST_LINE, offset - 1).find(b"\n")
+    """Where the first line begins at `offset` or behind it, else the end of the file."""
+    offset -= 1
+    while chunk := os.pread(fd, _WINDOW, offset):
+        if end := chunk.find(b"\n") + 1:
+            return offset + end
+        offset += len(chunk)
+    return offset
 
 
 def line_begin(fd: int, offset: int) -> int:

@@ -70,7 +70,7 @@ def _batches(fd: int, stop: int) -> Iterator[tuple[int, list[bytes]]]:
             offset += len(chunk)
         else:
             yield offset, []
-            offset = _line_end(fd, offset, stop)
+            offset = inplace.next_line(fd, offset + 1)
 
 
 def _whole_lines(fd: int, offset: int, stop: int) -> bytes:
@@ -81,14 +81,6 @@ def _whole_lines(fd: int, offset: int, stop: int) -> bytes:
         if end := chunk.rfind(b"\n") + 1:
             return chunk[:end]
     return b""
-
-
-def _line_end(fd: int, offset: int, stop: int) -> int:
-    while chunk := os.pread(fd, _CHUNK, offset):
-        if end := chunk.find(b"\n") + 1:
-            return offset + end
-        offset += len(chunk)
-    return stop
 
 
 def _decide(cut: Cut, offset: int, lines: list[bytes], times: Times, cutoff: float) -> None:
