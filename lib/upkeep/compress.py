@@ -100,8 +100,14 @@ def _read(fd: int, size: int) -> Iterator[bytes]:
     offset = 0
     while chunk := os.pread(fd, size, offset):
         yield chunk
-        os.posix_fadvise(fd, offset, len(chunk), os.POSIX_FADV_DONTNEED)
         offset += len(chunk)
+        forget(fd, offset)
+
+
+def forget(fd: int, offset: int) -> None:
+    """Have what was read up to `offset` leave the page cache. All of it, again and again: a piece
+    that is only a part of a page folio stays."""
+    os.posix_fadvise(fd, 0, offset, os.POSIX_FADV_DONTNEED)
 
 
 def _compare(claim: Claim, fd: int, message: str) -> None:
@@ -113,8 +119,8 @@ def _compare(claim: Claim, fd: int, message: str) -> None:
             piece = unpacker.decompress(packed)
             if piece != os.pread(claim.fd, len(piece), offset):
                 raise OSError(errno.EEXIST, message)
-            os.posix_fadvise(claim.fd, offset, len(piece), os.POSIX_FADV_DONTNEED)
             offset += len(piece)
+            forget(claim.fd, offset)
             claim.check()
     if not unpacker.eof or unpacker.unused_data or offset != claim.found.info.st_size:
         raise OSError(errno.EEXIST, message)

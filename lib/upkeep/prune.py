@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from upkeep import inplace, openfiles
-from upkeep.compress import finish, temporary
+from upkeep.compress import finish, forget, temporary
 from upkeep.openfiles import Claim
 from upkeep.timestamps import Reader, Times
 from upkeep.tree import Found, LeftAloneError
@@ -54,7 +54,7 @@ def scan(fd: int, stop: int, cutoff: float, reader: Reader) -> Cut:
     for offset, lines in _batches(fd, stop):
         _decide(cut, offset, lines, reader.times(lines), cutoff)
         if offset - freed > inplace.LONGEST_LINE:
-            os.posix_fadvise(fd, freed, offset - freed, os.POSIX_FADV_DONTNEED)
+            forget(fd, offset)
             freed = offset
     if cut.bounds:  # a last line may lack its end
         cut.bounds[-1] = min(cut.bounds[-1], stop)
