@@ -201,6 +201,8 @@ def lines(report: Report) -> Iterator[str]:
     freed, skipped = units.format_size(report.freed_bytes), f"{len(report.skipped)} skipped"
     files = f"{report.done} of {report.matched} files"
     yield f"{report.rule}: {report.outcome}: {files}, {freed}, {skipped}"
+    if report.kept_malformed:
+        yield f"  kept {report.kept_malformed} lines that are no record with a clear time"
     for path, reason in report.skipped[:MOST_SHOWN]:
         yield f"  skipped {printable(path)}: {reason}"
     for days, count, size in histogram(report):

@@ -263,17 +263,22 @@ def test_a_deep_tree_needs_few_descriptors(data: Path) -> None:
 
 
 @as_root
-def test_what_may_not_be_read_or_removed_is_reported(data: Path) -> None:
-    make(data / "a.jsonl", 400)
-    make(data / "b.jsonl", 400)
+@pytest.mark.parametrize("action", ["delete", "compress", "truncate", "prune"])
+def test_what_may_not_be_read_or_removed_is_reported(data: Path, action: str) -> None:
+    content = b'{"timestamp": 1000000000}\n' * 1000 + b'{"timestamp": 9999999999}\n'
+    make(data / "a.jsonl", 400, content)
+    make(data / "b.jsonl", 400, content)
     if subprocess.run(["chattr", "+i", data / "a.jsonl"], check=False).returncode:
         pytest.skip("this file system has no immutable files")
     try:
-        [row] = rows(clean(data, data, *OLD, "--json"))
-        assert row["outcome"] == "partly" and row["deleted"] == 1
+        [row] = rows(clean(data, data, *OLD, "--action", action, "--json"))
+        done = {"compress": "compressed"}.get(action, f"{action}d")
+        assert row["outcome"] == "partly" and row[done] == 1
         assert row["errors"] == [
             {"path": str(data / "a.jsonl"), "reason": "Operation not permitted"}
         ]
+        assert (data / "a.jsonl").read_bytes() == content
+        assert [name for name in names(data) if name[0] != "b"] == ["a.jsonl"]
     finally:
         subprocess.run(["chattr", "-i", data / "a.jsonl"], check=True)
 

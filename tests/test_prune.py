@@ -166,6 +166,11 @@ def test_what_is_no_clear_record_stays_where_it_is(data: Path) -> None:
     for odd in ODD[1:]:
         lines += [odd, record(90), record(80), record(1)]
     (data / "a.jsonl").write_bytes(b"".join([*GOOD, *lines]))
+    shown = run_script(
+        "cleanup", "--config", data.parent / "upkeep.toml", data, "--match", "*.jsonl",
+        "--older-than", "30d", "--action", "prune", "--dry-run",
+    )  # fmt: skip
+    assert f"kept {len(ODD) - 1} lines that are no record" in shown.stdout
     row = pruned(data)
     assert row["kept_malformed"] == len(ODD) - 1
     assert row["pruned_records"] == 1 + 2 * (len(ODD) - 1) + len(GOOD)
@@ -290,6 +295,24 @@ def test_a_writer_that_does_not_append_is_left_alone(data: Path) -> None:
         [skipped] = pruned(data)["skipped"]
     assert file.closed and path.read_bytes() == content
     assert f"(pid {os.getpid()})" in skipped["reason"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_full_disk_leaves_the_file_as_it_was(home: Path) -> None:
+    data = home / "data"
+    data.mkdir()
+    (home / "upkeep.toml").write_text("")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "none", data]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        content = record(50) + b"".join(record(1, pad="x" * 1000) for _ in range(180))
+        (data / "a.jsonl").write_bytes(content)
+        row = pruned(data, status=1)
+        assert row["errors"][0]["reason"] == "No space left on device"
+        assert os.listdir(data) == ["a.jsonl"] and (data / "a.jsonl").read_bytes() == content
+    finally:
+        subprocess.run(["umount", data], check=True)
 
 
 def test_a_second_name_keeps_its_content(data: Path) -> None:

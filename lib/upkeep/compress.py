@@ -70,12 +70,13 @@ def compress(found: Found, dry_run: bool) -> int:
         blocks = os.stat(archive, dir_fd=directory).st_blocks
         try:
             claim.check()
-        except LeftAloneError:
+            if not dry_run:
+                os.unlink(found.name, dir_fd=directory)
+        except (LeftAloneError, OSError):
             if made:  # else it would differ from the file for ever
                 os.unlink(archive, dir_fd=directory)
             raise
         if not dry_run:
-            os.unlink(found.name, dir_fd=directory)
             os.fsync(directory)
     return (found.info.st_blocks - blocks) * 512
 

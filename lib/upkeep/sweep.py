@@ -239,6 +239,8 @@ class Sweep:
         """Carry the plan out, or find out what it would do; every step that is done."""
         act = getattr(self, f"_{self.rule.action}")
         for found, when in self.plan(report):
+            if act != self._delete:  # one file may take long
+                self.progress(found, report)
             try:
                 freed, records = act(found, report)
             except (LeftAloneError, OSError) as error:
