@@ -114,7 +114,7 @@ def sweep(work: Sweep, args: argparse.Namespace, memory: dict[str, Any]) -> Repo
             print(work.describe(step))
     if args.dry_run and not args.force:
         report.refused = brake(work, report, memory)
-    if work.rule.remove_empty_dirs:
+    if not args.dry_run:
         remove_empty(work.roots, report.folders)
     missing = work.needed_bytes - report.freed_bytes
     if work.needed_bytes and missing > 0 and not work.stopped():
@@ -139,10 +139,8 @@ def brake(work: Sweep, report: Report, memory: dict[str, Any]) -> str:
         return ""
     most = BRAKE_FILES + BRAKE_TIMES * memory["deleted"].get(work.rule.name, 0)
     why = wrong_clock(work.now, report, memory)
-    if work.rule.action in BRAKED and taken > most and taken * 2 > matched:
-        why = (
-            why or f"it would take {taken} of {matched} files, more than half and more than {most}"
-        )
+    if not why and work.rule.action in BRAKED and taken > most and taken * 2 > matched:
+        why = f"it would take {taken} of {matched} files, more than half and more than {most}"
     return why and f"{why}; nothing was done; --force overrides"
 
 

@@ -10,7 +10,7 @@ import stat
 import time
 
 from upkeep.text import printable
-from upkeep.tree import Found, LeftAloneError, lock
+from upkeep.tree import Found, LeftAloneError
 
 Writer = tuple[int, str, bool]  # PID, name, whether it has the file open with O_APPEND
 _Table = dict[tuple[int, int], list[Writer]]
@@ -71,7 +71,7 @@ class Claim:
     to write it waits, where leases work. Raises LeftAloneError and OSError."""
 
     def __init__(self, found: Found) -> None:
-        self.found, self.fd = found, found.open()
+        self.found, self.fd = found, found.open(locked=True)
         try:
             self._refuse()
         except BaseException:
@@ -79,7 +79,6 @@ class Claim:
             raise
 
     def _refuse(self) -> None:
-        lock(self.fd)
         self._leased = lease(self.fd)
         if self._leased:
             return
@@ -106,12 +105,12 @@ class Claim:
             raise LeftAloneError("another program opens it for writing")
 
 
-def delete(found: Found, dry_run: bool) -> None:
-    """Remove a file that nobody writes. Raises LeftAloneError and OSError."""
-    if dry_run:
-        if others := writers(found.info, A_WHILE):
-            raise LeftAloneError(describe(others))
-        return
-    with Claim(found) as claim:
-        claim.check()
-        os.unlink(found.name, dir_fd=found.directory)
+def delete(found: Found, dry_run: bool) -> int:
+    """Remove a file that nobody writes; bytes freed. Raises LeftAloneError and OSError."""
+    if dry_run and (others := writers(found.info, A_WHILE)):
+        raise LeftAloneError(describe(others))
+    if not dry_run:
+        with Claim(found) as claim:
+            claim.check()
+            os.unlink(found.name, dir_fd=found.directory)
+    return found.freeable
