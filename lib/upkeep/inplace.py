@@ -20,11 +20,9 @@ def open_in_place(found: Found, dry_run: bool) -> int | None:
     Raises LeftAloneError when somebody writes who is not visible or would not follow, and
     OSError."""
     others, able = _others(found), _can_collapse(found.directory)
-    if others and not able:
-        why = "and this file system cannot shorten it in place"
+    if not all(able and appends for _, _, appends in others):
+        why = "without O_APPEND" if able else "and this file system cannot shorten it in place"
         raise LeftAloneError(f"{describe(others)}, {why}")
-    if not all(appends for _, _, appends in others):
-        raise LeftAloneError(f"{describe(others)}, without O_APPEND")
     return found.open(os.O_RDONLY if dry_run else os.O_RDWR, locked=True) if able else None
 
 

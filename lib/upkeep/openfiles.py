@@ -73,18 +73,13 @@ class Claim:
     def __init__(self, found: Found) -> None:
         self.found, self.fd = found, found.open(locked=True)
         try:
-            self._refuse()
+            self._leased = lease(self.fd)
+            others = [] if self._leased else writers(found.info, A_WHILE) or writers(found.info)
+            if others or self._leased is False:
+                raise LeftAloneError(describe(others))
         except BaseException:
             os.close(self.fd)
             raise
-
-    def _refuse(self) -> None:
-        self._leased = lease(self.fd)
-        if self._leased:
-            return
-        others = writers(self.found.info, A_WHILE) or writers(self.found.info)
-        if others or self._leased is False:
-            raise LeftAloneError(describe(others))
 
     def __enter__(self) -> "Claim":
         return self

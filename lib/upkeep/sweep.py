@@ -126,13 +126,9 @@ class Sweep:
 
     def _wanted(self) -> tree.Wanted:
         match, exclude = globs(self.rule.match), globs(self.rule.exclude)
-
-        def wanted(folder: str, name: str) -> bool:
-            if match(folder, name):
-                return not exclude(folder, name)
-            return name.endswith(LEFTOVER)
-
-        return wanted
+        return lambda folder, name: (
+            (match(folder, name) and not exclude(folder, name)) or name.endswith(LEFTOVER)
+        )
 
     def _time_of(self, found: Found, report: Report) -> float | None:
         rule = self.rule

@@ -24,7 +24,7 @@ class LeftAloneError(Exception):
     """A file or directory is not touched, for the reason that this says; nothing is wrong."""
 
 
-Wanted = Callable[[str, str], bool]  # folder below the root, name
+Wanted = Callable[[str, str], object]  # folder below the root, name
 Trouble = Callable[[str, str | Exception], None]  # path, why it is left alone or what failed
 
 
