@@ -171,7 +171,7 @@ class Sweep:
         for found, when in self.files(Report(self.rule.name, self.rule.action)):
             size = found.freeable
             total += size
-            if found.path in self.newest or openfiles.writers(found.info, openfiles.A_WHILE):
+            if found.path in self.newest or openfiles.writers(found.info, known=True):
                 continue
             if self._over_limits(found, when):
                 going += size
