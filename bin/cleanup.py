@@ -114,7 +114,7 @@ def sweep(work: Sweep, args: argparse.Namespace, memory: dict[str, Any]) -> Repo
             print(work.describe(step))
     if args.dry_run and not args.force:
         report.refused = brake(work, report, memory)
-    if work.rule.remove_empty_dirs:
+    if not args.dry_run:
         remove_empty(work.roots, report.folders)
     missing = work.needed_bytes - report.freed_bytes
     if work.needed_bytes and missing > 0 and not work.stopped():
@@ -139,10 +139,8 @@ def brake(work: Sweep, report: Report, memory: dict[str, Any]) -> str:
         return ""
     most = BRAKE_FILES + BRAKE_TIMES * memory["deleted"].get(work.rule.name, 0)
     why = wrong_clock(work.now, report, memory)
-    if work.rule.action in BRAKED and taken > most and taken * 2 > matched:
-        why = (
-            why or f"it would take {taken} of {matched} files, more than half and more than {most}"
-        )
+    if not why and work.rule.action in BRAKED and taken > most and taken * 2 > matched:
+        why = f"it would take {taken} of {matched} files, more than half and more than {most}"
     return why and f"{why}; nothing was done; --force overrides"
 
 
@@ -201,6 +199,8 @@ def lines(report: Report) -> Iterator[str]:
     freed, skipped = units.format_size(report.freed_bytes), f"{len(report.skipped)} skipped"
     files = f"{report.done} of {report.matched} files"
     yield f"{report.rule}: {report.outcome}: {files}, {freed}, {skipped}"
+    if report.kept_malformed:
+        yield f"  kept {report.kept_malformed} lines that are no record with a clear time"
     for path, reason in report.skipped[:MOST_SHOWN]:
         yield f"  skipped {printable(path)}: {reason}"
     for days, count, size in histogram(report):

@@ -263,17 +263,22 @@ def test_a_deep_tree_needs_few_descriptors(data: Path) -> None:
 
 
 @as_root
-def test_what_may_not_be_read_or_removed_is_reported(data: Path) -> None:
-    make(data / "a.jsonl", 400)
-    make(data / "b.jsonl", 400)
+@pytest.mark.parametrize("action", ["delete", "compress", "truncate", "prune"])
+def test_what_may_not_be_read_or_removed_is_reported(data: Path, action: str) -> None:
+    content = b'{"timestamp": 1000000000}\n' * 1000 + b'{"timestamp": 9999999999}\n'
+    make(data / "a.jsonl", 400, content)
+    make(data / "b.jsonl", 400, content)
     if subprocess.run(["chattr", "+i", data / "a.jsonl"], check=False).returncode:
         pytest.skip("this file system has no immutable files")
     try:
-        [row] = rows(clean(data, data, *OLD, "--json"))
-        assert row["outcome"] == "partly" and row["deleted"] == 1
+        [row] = rows(clean(data, data, *OLD, "--action", action, "--json"))
+        done = {"compress": "compressed"}.get(action, f"{action}d")
+        assert row["outcome"] == "partly" and row[done] == 1
         assert row["errors"] == [
             {"path": str(data / "a.jsonl"), "reason": "Operation not permitted"}
         ]
+        assert (data / "a.jsonl").read_bytes() == content
+        assert [name for name in names(data) if name[0] != "b"] == ["a.jsonl"]
     finally:
         subprocess.run(["chattr", "-i", data / "a.jsonl"], check=True)
 
@@ -316,6 +321,20 @@ def test_a_locked_directory_is_left_alone(data: Path) -> None:
     [row] = rows(clean(data, data, *OLD, "--json"))
     os.close(fd)
     assert names(data) == ["a.jsonl"] and "flock" in row["skipped"][0]["reason"]
+
+
+@pytest.mark.parametrize("action", ["delete", "compress", "truncate", "prune"])
+def test_a_locked_file_is_left_alone(data: Path, action: str) -> None:
+    content = b'{"timestamp": 1000000000}\n' * 1000 + b'{"timestamp": 9999999999}\n'
+    make(data / "a.jsonl", 400, content)
+    args = (data, *OLD, "--action", action, "--json")
+    with open(data / "a.jsonl") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        result = clean(data, *args)
+        assert result.returncode == 0 and "flock" in rows(result)[0]["skipped"][0]["reason"]
+        assert (data / "a.jsonl").read_bytes() == content and names(data) == ["a.jsonl"]
+    [row] = rows(clean(data, *args))
+    assert row["skipped"] == [] and row["freed_bytes"] > 0
 
 
 @as_root

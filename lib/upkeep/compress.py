@@ -3,11 +3,10 @@ isal (the extra "fast") several times faster."""
 
 import contextlib
 import errno
-import functools
 import importlib.util
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from upkeep.openfiles import Claim
@@ -18,13 +17,10 @@ level = 6
 if importlib.util.find_spec("isal"):
     codec, level = importlib.import_module("isal.isal_zlib"), 2
 
-Digest = tuple[int, int]  # size and CRC-32 of some content
-
 LEFTOVER = ".upkeep-tmp"  # how the name of a temporary file ends
 _CHUNK = 1 << 20
 _PIECE = 4 << 10  # unpacked it is up to 4 MiB
 _GZIP = 16 + zlib.MAX_WBITS  # for zlib: with the header and the trailer of gzip (RFC 1952)
-_NOTHING = (0, 0)
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".br", ".zip", ".7z")
 
 
@@ -64,75 +60,68 @@ def compress(found: Found, dry_run: bool) -> int:
     archive, directory, made = f"{found.name}.gz", found.directory, False
     with Claim(found) as claim:
         try:
-            _refuse_different(claim, archive)
+            with open(os.open(archive, QUIETLY, dir_fd=directory), "rb") as file:
+                _compare(claim, file.fileno(), f"{archive} exists and differs")
         except FileNotFoundError:
             if dry_run:
                 return 0
-            _pack(claim, found, archive)
+            _pack(claim, archive)
             made = True
         blocks = os.stat(archive, dir_fd=directory).st_blocks
         try:
             claim.check()
-        except LeftAloneError:
+            if not dry_run:
+                os.unlink(found.name, dir_fd=directory)
+        except (LeftAloneError, OSError):
             if made:  # else it would differ from the file for ever
                 os.unlink(archive, dir_fd=directory)
             raise
         if not dry_run:
-            os.unlink(found.name, dir_fd=directory)
             os.fsync(directory)
     return (found.info.st_blocks - blocks) * 512
 
 
-def _refuse_different(claim: Claim, archive: str) -> None:
-    with open(os.open(archive, QUIETLY, dir_fd=claim.found.directory), "rb") as file:
-        if _digest(_unpacked(claim, file.fileno())) != _digest(_chunks(claim)):
-            raise FileExistsError(errno.EEXIST, f"{archive} exists and differs")
-
-
-def _pack(claim: Claim, found: Found, archive: str) -> None:
-    directory = found.directory
-    packer, source = codec.compressobj(level, zlib.DEFLATED, _GZIP), _NOTHING
-    with temporary(found) as (fd, name):
+def _pack(claim: Claim, archive: str) -> None:
+    directory, packer = claim.found.directory, codec.compressobj(level, zlib.DEFLATED, _GZIP)
+    with temporary(claim.found) as (fd, name):
         with open(fd, "wb", closefd=False) as target:
-            for chunk in _chunks(claim):
-                source = _add(source, chunk)
+            for chunk in _read(claim.fd, _CHUNK):
                 target.write(packer.compress(chunk))
+                claim.check()
             target.write(packer.flush())
         finish(claim.fd, fd)
-        if _digest(_unpacked(claim, fd)) != source:
-            raise OSError(errno.EIO, "the archive does not read back as it was written")
+        _compare(claim, fd, "the archive does not read back as it was written")
         claim.check()
         os.link(name, archive, src_dir_fd=directory, dst_dir_fd=directory)
     os.fsync(directory)
 
 
-def _chunks(claim: Claim) -> Iterator[bytes]:
-    """The whole file, unless somebody wants to write it. What was read leaves the page cache."""
+def _read(fd: int, size: int) -> Iterator[bytes]:
+    """A whole file, `size` bytes at a time. What was read leaves the page cache."""
     offset = 0
-    while chunk := os.pread(claim.fd, _CHUNK, offset):
-        claim.check()
+    while chunk := os.pread(fd, size, offset):
         yield chunk
-        os.posix_fadvise(claim.fd, offset, len(chunk), os.POSIX_FADV_DONTNEED)
         offset += len(chunk)
+        forget(fd, offset)
 
 
-def _unpacked(claim: Claim, fd: int) -> Iterator[bytes]:
-    """What the archive `fd` holds. Raises OSError when it is damaged."""
+def forget(fd: int, offset: int) -> None:
+    """Have what was read up to `offset` leave the page cache. All of it, again and again: a piece
+    that is only a part of a page folio stays."""
+    os.posix_fadvise(fd, 0, offset, os.POSIX_FADV_DONTNEED)
+
+
+def _compare(claim: Claim, fd: int, message: str) -> None:
+    """Raise OSError with `message` unless the archive `fd` holds what the file does, byte for byte.
+    A program that waits to write the file ends it."""
     offset, unpacker = 0, codec.decompressobj(_GZIP)
     with contextlib.suppress(codec.error):
-        while not unpacker.unused_data and (packed := os.pread(fd, _PIECE, offset)):
+        for packed in _read(fd, _PIECE):
+            piece = unpacker.decompress(packed)
+            if piece != os.pread(claim.fd, len(piece), offset):
+                raise OSError(errno.EEXIST, message)
+            offset += len(piece)
+            forget(claim.fd, offset)
             claim.check()
-            yield unpacker.decompress(packed)
-            offset += len(packed)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    if unpacker.unused_data or not unpacker.eof:
-        raise OSError(errno.EIO, "the archive is damaged, or not a single one")
-
-
-def _digest(chunks: Iterable[bytes]) -> Digest:
-    return functools.reduce(_add, chunks, _NOTHING)
-
-
-def _add(digest: Digest, chunk: bytes) -> Digest:
-    size, crc = digest
-    return size + len(chunk), zlib.crc32(chunk, crc)
+    if not unpacker.eof or unpacker.unused_data or offset != claim.found.info.st_size:
+        raise OSError(errno.EEXIST, message)

@@ -8,36 +8,22 @@ import os
 from collections.abc import Iterable
 
 from upkeep.openfiles import Claim, Writer, describe, lease, writers
-from upkeep.tree import Found, LeftAloneError, lock
+from upkeep.tree import Found, LeftAloneError
 
 _COLLAPSE = 0x08
 _WINDOW = 1 << 16
 LONGEST_LINE = 2 << 20  # a longer one is no record and no line of a log
-
-_able: dict[int, bool] = {}  # by device
 
 
 def open_in_place(found: Found, dry_run: bool) -> int | None:
     """A locked descriptor for `drop`; None when nobody writes, but the file system cannot do it.
     Raises LeftAloneError when somebody writes who is not visible or would not follow, and
     OSError."""
-    others, able = _others(found), _can_collapse(found)
-    if others and not able:
-        why = "and this file system cannot shorten it in place"
+    others, able = _others(found), _can_collapse(found.directory)
+    if not all(able and appends for _, _, appends in others):
+        why = "without O_APPEND" if able else "and this file system cannot shorten it in place"
         raise LeftAloneError(f"{describe(others)}, {why}")
-    if not all(appends for _, _, appends in others):
-        raise LeftAloneError(f"{describe(others)}, without O_APPEND")
-    return _open_locked(found, dry_run) if able else None
-
-
-def _open_locked(found: Found, dry_run: bool) -> int:
-    fd = found.open(os.O_RDONLY if dry_run else os.O_RDWR)
-    try:
-        lock(fd)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+    return found.open(os.O_RDONLY if dry_run else os.O_RDWR, locked=True) if able else None
 
 
 def _others(found: Found) -> list[Writer]:
@@ -51,20 +37,18 @@ def _others(found: Found) -> list[Writer]:
         raise
 
 
-def _can_collapse(found: Found) -> bool:
-    """Whether the file system can, tried on a file without a name: a trial on `found` would change
-    its mtime."""
-    device = found.info.st_dev
-    if device not in _able:
-        _able[device] = False
-        with contextlib.suppress(OSError):
-            flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
-            with open(os.open(".", flags, 0o600, dir_fd=found.directory), "rb+", 0) as file:
-                block = os.fstatvfs(file.fileno()).f_bsize
-                file.truncate(2 * block)
-                _collapse(file.fileno(), 0, block)
-                _able[device] = True
-    return _able[device]
+def _can_collapse(directory: int) -> bool:
+    """Whether the file system can, tried on a file without a name: a trial on another one would
+    change its mtime."""
+    flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+    try:
+        with open(os.open(".", flags, 0o600, dir_fd=directory), "rb+", buffering=0) as file:
+            block = os.fstatvfs(file.fileno()).f_bsize
+            file.truncate(2 * block)
+            _collapse(file.fileno(), 0, block)
+    except OSError:
+        return False
+    return True
 
 
 def _collapse(fd: int, begin: int, length: int) -> None:
@@ -96,7 +80,7 @@ def _drop(fd: int, begin: int, end: int) -> None:
     if first > begin:
         _blank(fd, begin, next_line(fd, first) - 1)
     if end > last:
-        _blank(fd, line_begin(fd, last), end - 1)
+        _blank(fd, max(begin, line_begin(fd, last)), end - 1)
     _collapse(fd, first, last - first)
     if end > last:
         end -= last - first
@@ -109,8 +93,13 @@ def _blank(fd: int, begin: int, end: int) -> None:
 
 
 def next_line(fd: int, offset: int) -> int:
-    """Where the first line begins at `offset` or behind it."""
-    return offset + os.pread(fd, LONGEST_LINE, offset - 1).find(b"\n")
+    """Where the first line begins at `offset` or behind it, else the end of the file."""
+    offset -= 1
+    while chunk := os.pread(fd, _WINDOW, offset):
+        if end := chunk.find(b"\n") + 1:
+            return offset + end
+        offset += len(chunk)
+    return offset
 
 
 def line_begin(fd: int, offset: int) -> int:
@@ -123,23 +112,22 @@ def line_begin(fd: int, offset: int) -> int:
 def truncate(found: Found, dry_run: bool) -> int:
     """Drop all lines that are complete by now: to size 0 where nobody writes it, else in place.
     Returns the bytes freed. Raises LeftAloneError and OSError."""
-    with open(_open_locked(found, dry_run), "rb") as file:
-        alone = lease(file.fileno(), fcntl.F_WRLCK)  # nobody can open it until it is closed
-        if alone and not dry_run:
-            os.truncate(file.fileno(), 0)
-    if not alone and not _others(found):  # only read, as by tail -f: no lease keeps writers out
-        with open(_open_locked(found, dry_run), "rb") as file:
-            found.refuse_changed(os.fstat(file.fileno()))
-            if not dry_run:
-                os.truncate(file.fileno(), 0)
-        alone = True
-    if alone:
-        return found.info.st_blocks * 512
-    fd = open_in_place(found, dry_run)
-    if fd is None:
-        raise LeftAloneError("open in another program, and it cannot be shortened in place")
-    with open(fd, "rb"):
+    flags = os.O_RDONLY if dry_run else os.O_RDWR
+    with open(found.open(flags, locked=True), "rb") as file:
+        if lease(file.fileno(), fcntl.F_WRLCK):  # nobody can open it until it is closed
+            return _empty(file.fileno(), found, dry_run)
+    fd = open_in_place(found, dry_run) if _others(found) else None
+    with open(found.open(flags, locked=True) if fd is None else fd, "rb") as file:
+        if fd is None:  # only read, as by tail -f: no lease keeps writers out
+            return _empty(file.fileno(), found, dry_run)
         end = line_begin(fd, os.fstat(fd).st_size)
         if not dry_run and end:
             drop(fd, [(0, end)], found.info)
     return end
+
+
+def _empty(fd: int, found: Found, dry_run: bool) -> int:
+    found.refuse_changed(os.fstat(fd))
+    if not dry_run:
+        os.truncate(fd, 0)
+    return found.info.st_blocks * 512

@@ -4,30 +4,33 @@ in any container has, tells whether; /proc tells who, and decides where leases a
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import signal
 import stat
-import time
 
 from upkeep.text import printable
-from upkeep.tree import Found, LeftAloneError, lock
+from upkeep.tree import Found, LeftAloneError
 
 Writer = tuple[int, str, bool]  # PID, name, whether it has the file open with O_APPEND
 _Table = dict[tuple[int, int], list[Writer]]
-_scan: tuple[float, _Table] = (float("-inf"), {})
-A_WHILE = 60.0  # seconds
 
 
-def writers(info: os.stat_result, most_seconds_old: float = 0.0) -> list[Writer]:
-    """Processes that have the file `info` is about open for writing, as far as /proc shows."""
-    global _scan
-    if time.monotonic() - _scan[0] >= most_seconds_old:
-        table: _Table = {}
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            if int(pid) != os.getpid():
-                _add_writers(pid, table)
-        _scan = (time.monotonic(), table)
-    return _scan[1].get((info.st_dev, info.st_ino), [])
+def writers(info: os.stat_result, known: bool = False) -> list[Writer]:
+    """Processes that have the file `info` is about open for writing, as far as /proc shows; with
+    `known` as it was when first asked for in this run: fast, but nothing to rely on."""
+    return (_known if known else _table)().get((info.st_dev, info.st_ino), [])
+
+
+def _table() -> _Table:
+    table: _Table = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        if int(pid) != os.getpid():
+            _add_writers(pid, table)
+    return table
+
+
+_known = functools.cache(_table)
 
 
 def _add_writers(pid: str, table: _Table) -> None:
@@ -71,21 +74,15 @@ class Claim:
     to write it waits, where leases work. Raises LeftAloneError and OSError."""
 
     def __init__(self, found: Found) -> None:
-        self.found, self.fd = found, found.open()
+        self.found, self.fd = found, found.open(locked=True)
         try:
-            self._refuse()
+            self._leased = lease(self.fd)
+            others = [] if self._leased else writers(found.info, known=True) or writers(found.info)
+            if others or self._leased is False:
+                raise LeftAloneError(describe(others))
         except BaseException:
             os.close(self.fd)
             raise
-
-    def _refuse(self) -> None:
-        lock(self.fd)
-        self._leased = lease(self.fd)
-        if self._leased:
-            return
-        others = writers(self.found.info, A_WHILE) or writers(self.found.info)
-        if others or self._leased is False:
-            raise LeftAloneError(describe(others))
 
     def __enter__(self) -> "Claim":
         return self
@@ -106,12 +103,12 @@ class Claim:
             raise LeftAloneError("another program opens it for writing")
 
 
-def delete(found: Found, dry_run: bool) -> None:
-    """Remove a file that nobody writes. Raises LeftAloneError and OSError."""
-    if dry_run:
-        if others := writers(found.info, A_WHILE):
-            raise LeftAloneError(describe(others))
-        return
-    with Claim(found) as claim:
-        claim.check()
-        os.unlink(found.name, dir_fd=found.directory)
+def delete(found: Found, dry_run: bool) -> int:
+    """Remove a file that nobody writes; bytes freed. Raises LeftAloneError and OSError."""
+    if dry_run and (others := writers(found.info, known=True)):
+        raise LeftAloneError(describe(others))
+    if not dry_run:
+        with Claim(found) as claim:
+            claim.check()
+            os.unlink(found.name, dir_fd=found.directory)
+    return found.freeable

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from upkeep import inplace, openfiles
-from upkeep.compress import finish, temporary
+from upkeep.compress import finish, forget, temporary
 from upkeep.openfiles import Claim
 from upkeep.timestamps import Reader, Times
 from upkeep.tree import Found, LeftAloneError
@@ -48,29 +48,20 @@ class Cut:
 
 
 def scan(fd: int, stop: int, cutoff: float, reader: Reader) -> Cut:
-    """Look at all lines up to `stop`, the begin of a line or the end of the file. What was read
-    leaves the page cache."""
-    cut, freed = Cut(), 0
-    for offset, lines in _batches(fd, stop):
-        _decide(cut, offset, lines, reader.times(lines), cutoff)
-        if offset - freed > inplace.LONGEST_LINE:
-            os.posix_fadvise(fd, freed, offset - freed, os.POSIX_FADV_DONTNEED)
-            freed = offset
+    """Look at all lines up to `stop`, the begin of a line or the end of the file."""
+    cut, offset = Cut(), 0
+    while offset < stop:
+        if chunk := _whole_lines(fd, offset, stop):
+            lines = chunk.removesuffix(b"\n").split(b"\n")
+            _decide(cut, offset, lines, reader.times(lines), cutoff)
+            offset += len(chunk)
+        else:  # a line that is too long to be a record
+            cut.malformed += 1
+            offset = inplace.next_line(fd, offset + 1)
+        forget(fd, offset)
     if cut.bounds:  # a last line may lack its end
         cut.bounds[-1] = min(cut.bounds[-1], stop)
     return cut
-
-
-def _batches(fd: int, stop: int) -> Iterator[tuple[int, list[bytes]]]:
-    """(offset, lines without their ends), and no lines where one is too long to be a record."""
-    offset = 0
-    while offset < stop:
-        if chunk := _whole_lines(fd, offset, stop):
-            yield offset, chunk.removesuffix(b"\n").split(b"\n")
-            offset += len(chunk)
-        else:
-            yield offset, []
-            offset = _line_end(fd, offset, stop)
 
 
 def _whole_lines(fd: int, offset: int, stop: int) -> bytes:
@@ -83,24 +74,15 @@ def _whole_lines(fd: int, offset: int, stop: int) -> bytes:
     return b""
 
 
-def _line_end(fd: int, offset: int, stop: int) -> int:
-    while chunk := os.pread(fd, _CHUNK, offset):
-        if end := chunk.find(b"\n") + 1:
-            return offset + end
-        offset += len(chunk)
-    return stop
-
-
 def _decide(cut: Cut, offset: int, lines: list[bytes], times: Times, cutoff: float) -> None:
     """Which of `lines` go; blank ones go with what stands before them."""
     known = [when for when in times if when is not None]
     newest = max(known, default=cut.newest)
     cut.newest = max(cut.newest, newest)
-    if lines and len(known) == len(lines) and newest < cutoff:
+    if len(known) == len(lines) and newest < cutoff:
         cut.records += len(lines)
         cut.add(offset, offset + sum(map(len, lines)) + len(lines))
         return
-    cut.malformed += not lines
     for line, when in zip(lines, times, strict=True):
         end = offset + len(line) + 1
         if when is not None:

@@ -26,7 +26,6 @@ _AGES = [days * DAY for days in AGE_BUCKETS[1:]]
 _SIZE_BITS = 40
 _size = functools.lru_cache(units.format_size)
 
-
 Step = tuple[Found, float, int, int]  # the file, its time, bytes freed, records pruned
 
 
@@ -47,7 +46,7 @@ class Report:
     pruned_records: int = 0
     kept_malformed: int = 0
     newest: float = 0.0  # mtime of all matched files
-    folders: set[str] = field(default_factory=set)  # where a file was deleted
+    folders: set[str] = field(default_factory=set)  # where a file was
     refused: str = ""  # why the brake held it back
     unreached: str = ""  # by how much a budget was missed
 
@@ -82,11 +81,6 @@ def globs(patterns: Sequence[str]) -> Callable[[str, str], object]:
     if paths:
         return lambda folder, base: name(base) or path(folder + base)
     return lambda folder, base: name(base)
-
-
-def freeable(info: os.stat_result) -> int:
-    """Bytes on the disk that removing a name frees: none while the file has another name."""
-    return info.st_blocks * 512 if info.st_nlink == 1 else 0
 
 
 @dataclass
@@ -132,20 +126,17 @@ class Sweep:
 
     def _wanted(self) -> tree.Wanted:
         match, exclude = globs(self.rule.match), globs(self.rule.exclude)
-
-        def wanted(folder: str, name: str) -> bool:
-            if match(folder, name):
-                return not exclude(folder, name)
-            return name.endswith(LEFTOVER)
-
-        return wanted
+        return lambda folder, name: (
+            (match(folder, name) and not exclude(folder, name)) or name.endswith(LEFTOVER)
+        )
 
     def _time_of(self, found: Found, report: Report) -> float | None:
         rule = self.rule
         if not stat.S_ISREG(found.info.st_mode):
             report.trouble(found.path, "not a regular file")
-        elif found.name.endswith(LEFTOVER):
-            self._remove_leftover(found)
+        elif found.name.endswith(LEFTOVER):  # of a killed run: its folder's flock is ours by now
+            with contextlib.suppress(LeftAloneError, OSError):
+                openfiles.delete(found, self.dry_run)
         elif rule.age == "mtime" or rule.action == "prune":
             return found.info.st_mtime
         elif rule.age == "name":
@@ -156,12 +147,6 @@ class Sweep:
             except (LeftAloneError, OSError) as error:
                 report.trouble(found.path, error)
         return None
-
-    def _remove_leftover(self, found: Found) -> None:
-        """Of a killed run: nobody else works here, its folder's flock is ours by now."""
-        if not self.dry_run:
-            with contextlib.suppress(OSError):
-                os.unlink(found.name, dir_fd=found.directory)
 
     def prepare(self) -> None:
         """Find out what must be known of all files before one is chosen."""
@@ -184,9 +169,9 @@ class Sweep:
         total, going = 0, 0
         rest = []  # the second and the bytes of a file as one number: 22 MB for 500,000 files
         for found, when in self.files(Report(self.rule.name, self.rule.action)):
-            size = freeable(found.info)
+            size = found.freeable
             total += size
-            if found.path in self.newest or openfiles.writers(found.info, openfiles.A_WHILE):
+            if found.path in self.newest or openfiles.writers(found.info, known=True):
                 continue
             if self._over_limits(found, when):
                 going += size
@@ -219,7 +204,7 @@ class Sweep:
             return False
         if second < self.border:
             return True
-        missing, self.border_bytes = self.border_bytes, self.border_bytes - freeable(found.info)
+        missing, self.border_bytes = self.border_bytes, self.border_bytes - found.freeable
         return missing > 0
 
     def plan(self, report: Report) -> Iterator[tuple[Found, float]]:
@@ -237,33 +222,30 @@ class Sweep:
 
     def run(self, report: Report) -> Iterator[Step]:
         """Carry the plan out, or find out what it would do; every step that is done."""
-        act = getattr(self, f"_{self.rule.action}")
         for found, when in self.plan(report):
             try:
-                freed, records = act(found, report)
+                freed, records = self._carry_out(found, report)
             except (LeftAloneError, OSError) as error:
                 report.trouble(found.path, error)
                 continue
-            if records or act != self._prune:
+            if records or self.rule.action != "prune":
                 report.done += 1
                 report.freed_bytes += freed
+                if self.rule.remove_empty_dirs:
+                    report.folders.add(found.folder)
                 yield found, when, freed, records
 
-    def _delete(self, found: Found, report: Report) -> tuple[int, int]:
-        openfiles.delete(found, self.dry_run)
-        if self.rule.remove_empty_dirs and not self.dry_run:
-            report.folders.add(found.folder)
-        return freeable(found.info), 0
-
-    def _compress(self, found: Found, _: Report) -> tuple[int, int]:
-        return compress(found, self.dry_run), 0
-
-    def _truncate(self, found: Found, _: Report) -> tuple[int, int]:
-        return inplace.truncate(found, self.dry_run), 0
-
-    def _prune(self, found: Found, report: Report) -> tuple[int, int]:
-        cutoff = self.now - (self.rule.older_than or 0)
-        cut = prune.prune(found, cutoff, self.rule.timestamp_field, self.dry_run)
+    def _carry_out(self, found: Found, report: Report) -> tuple[int, int]:
+        """Do it, or find out what it would do. Returns the bytes freed and the records pruned."""
+        rule = self.rule
+        if rule.action == "delete":
+            return openfiles.delete(found, self.dry_run), 0
+        self.progress(found, report)  # one file may take long
+        if rule.action != "prune":
+            act = compress if rule.action == "compress" else inplace.truncate
+            return act(found, self.dry_run), 0
+        cutoff = self.now - (rule.older_than or 0)
+        cut = prune.prune(found, cutoff, rule.timestamp_field, self.dry_run)
         report.kept_malformed += cut.malformed
         report.pruned_records += cut.records
         return cut.size, cut.records

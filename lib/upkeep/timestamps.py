@@ -1,5 +1,6 @@
 """When a file or a record is from. What is not clear is None; in doubt the later time counts."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -90,14 +91,6 @@ _strict = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_without_re
 _NO_RECORD = (ValueError, RecursionError, TypeError, LookupError)
 
 
-def _quick(raw: bytes) -> Any:
-    return _plain(raw.decode())
-
-
-def _careful(raw: bytes) -> Any:
-    return _strict(raw.decode())
-
-
 class Reader:
     """Reads the times in the key `name` of records. With orjson (the extra "fast") most lines are
     read faster, to the same end."""
@@ -107,32 +100,23 @@ class Reader:
         self._quoted = json.dumps(name, ensure_ascii=False).encode()
         self._mark = os.urandom(8).hex()
         fast = importlib.util.find_spec("orjson")
-        self._parse: Any = importlib.import_module("orjson").loads if fast else _quick
+        self._parse: Any = importlib.import_module("orjson").loads if fast else _plain
 
     def times(self, lines: list[bytes]) -> Times:
-        """The time of each line in Unix seconds, None where it is not clear."""
-        try:
-            return self._together(lines)
-        except _NO_RECORD:
-            return [self.time(line) for line in lines]
-
-    def _together(self, lines: list[bytes]) -> Times:
-        """Parse `lines` as one array, which is a lot faster. A mark nobody can know stands between
-        them: found where it was put, it proves that every line is one JSON value."""
-        if {line.count(self._quoted) for line in lines} != {1}:
-            raise ValueError
+        """The time of each line in Unix seconds, None where it is not clear. They are parsed as one
+        array, which is a lot faster. A mark nobody can know stands between them: found where it was
+        put, it proves that every line is one JSON value."""
         between = f',"{self._mark}",'.encode()
-        values = self._parse(b"[" + between.join(lines) + b"]")
-        if values[1::2] != [self._mark] * (len(lines) - 1) or not len(values) % 2:
-            raise ValueError
-        return record_times([record[self._name] for record in values[::2]])
+        with contextlib.suppress(*_NO_RECORD):
+            if {line.count(self._quoted) for line in lines} == {1}:
+                values = self._parse((b"[" + between.join(lines) + b"]").decode())
+                if values[1::2] == [self._mark] * (len(lines) - 1) and len(values) % 2:
+                    return record_times([record[self._name] for record in values[::2]])
+        return [self.time(line) for line in lines]
 
     def time(self, line: bytes) -> float | None:
-        """The time of one line."""
-        # A key twice, in an inner object or written with escapes needs the strict parser.
-        for parse in (self._parse, _careful) if line.count(self._quoted) == 1 else (_careful,):
-            try:
-                return record_time(parse(line)[self._name])
-            except _NO_RECORD:
-                continue
-        return None
+        """The time of one line. A key twice makes it unclear."""
+        try:
+            return record_time(_strict(line.decode())[self._name])
+        except _NO_RECORD:
+            return None

@@ -24,7 +24,7 @@ class LeftAloneError(Exception):
     """A file or directory is not touched, for the reason that this says; nothing is wrong."""
 
 
-Wanted = Callable[[str, str], bool]  # folder below the root, name
+Wanted = Callable[[str, str], object]  # folder below the root, name
 Trouble = Callable[[str, str | Exception], None]  # path, why it is left alone or what failed
 
 
@@ -41,13 +41,23 @@ class Found(NamedTuple):
         """For people; what is done goes through `directory` and `name`."""
         return self.folder + self.name
 
-    def open(self, flags: int = os.O_RDONLY) -> int:
-        """A descriptor of this very file. Raises OSError, and LeftAloneError when another has its
-        name by now."""
+    @property
+    def freeable(self) -> int:
+        """Bytes on the disk that removing it frees: none while it has another name."""
+        return self.info.st_blocks * 512 if self.info.st_nlink == 1 else 0
+
+    def open(self, flags: int = os.O_RDONLY, locked: bool = False) -> int:
+        """A descriptor of this very file, with its flock if `locked`. Raises OSError, and
+        LeftAloneError when another has its name by now, or somebody else the flock."""
         fd = os.open(self.name, flags | QUIETLY, dir_fd=self.directory)
-        if not os.path.samestat(os.fstat(fd), self.info):
+        try:
+            if not os.path.samestat(os.fstat(fd), self.info):
+                raise LeftAloneError("replaced meanwhile")
+            if locked:
+                lock(fd)
+        except BaseException:
             os.close(fd)
-            raise LeftAloneError("replaced meanwhile")
+            raise
         return fd
 
     def refuse_changed(self, now: os.stat_result) -> None:
