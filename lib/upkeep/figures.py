@@ -31,7 +31,7 @@ def collect(settings: Config, now: Reading, state: dict[str, Any], seconds: floa
     put("memory_limit_bytes", now.host["limit_bytes"])
     put("memory_available_bytes", now.host["available_bytes"])
     put("oom_kills_total", now.host["oom_kills"])
-    for path, (size,) in state.get("directories", {}).items():
+    for path, (size,) in state["directories"].items():
         put("directory_size_bytes", size, "path", path)
     for program in _groups(now.programs):
         for name, value in _of_group(settings, program, state).items():
@@ -53,7 +53,7 @@ def _groups(programs: list[Program]) -> list[Program]:
 
 
 def _of_group(settings: Config, program: Program, state: dict[str, Any]) -> dict[str, float | None]:
-    judged = state.get("leaks", {}).get(program.name) or [None] * 6
+    judged = state["leaks"].get(program.name) or [None] * 6
     verdict, growth, _low, _high, left, _limit = judged
     task, leader = settings.tasks.get(program.name), program.leader
     known = record_of(settings, program.name) if task else {}
