@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from upkeep.config import Config
-from upkeep.samples import Point, Series
+from upkeep.samples import Point, Series, life_of
 from upkeep.units import format_duration, format_size
 
 DAY = 86400.0
@@ -49,7 +49,7 @@ def judge(points: Sequence[Point], limit_bytes: float | None, now: float) -> Ver
     """
     lives: dict[tuple[str, int, int], list[Point]] = {}
     for point in points:
-        lives.setdefault(point.life, []).append(point)
+        lives.setdefault(life_of(point), []).append(point)
     found = _judge_lives(list(lives.values())) if lives else Verdict("too_short")
     limit = (points[-1].limit_bytes if points else None) or limit_bytes
     found = found._replace(limit_bytes=limit)

@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from upkeep import text, units
-from upkeep.samples import Point, Row, Series
+from upkeep.samples import Point, Row, Series, life_of
 from upkeep.settings import HostSettings
 
 _WIDTH, _HEIGHT = 640, 120
@@ -146,11 +146,11 @@ def chart(points: Sequence[Point], limit: float, width: int, height: int) -> Cha
     made = Chart([], [], round(height * (1 - limit / top)) if limit < top else None, top)
     last = None
     for index, point in found.items():
-        if point.life != last:
+        if (life := life_of(point)) != last:
             made.restarts.extend([index * 4] if last else [])
             made.lines.append([])
         made.lines[-1].append((index * 4, round(height * (1 - point.rss_bytes / top))))
-        last = point.life
+        last = life
     return made
 
 

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,12 +36,8 @@ class Point(NamedTuple):
     pss_bytes: int | None = None
     limit_bytes: int | None = None
 
-    @property
-    def life(self) -> tuple[str, int, int]:
-        """What stays the same until the program is started anew."""
-        return self.boot_id, self.pid, self.start_ticks
 
-
+life_of = attrgetter("boot_id", "pid", "start_ticks")  # the same until a program is started anew
 Series = dict[str, list[Point]]
 _NUMBERS = ("pid", "start_ticks", "rss_bytes", "pss_bytes", "limit_bytes")
 _LONGEST_NAME = 200
