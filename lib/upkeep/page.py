@@ -84,8 +84,7 @@ def _places(found: Row) -> Iterator[str]:
     for row in found["directories"][:10]:
         rate = row["growth_bytes_per_day"]
         rise = f", {units.format_size(rate)} a day" if rate else ""
-        path = text.cut(text.printable(row["path"]), 50)
-        yield f"{path}: {units.format_size(row['size_bytes'])}{rise}"
+        yield f"{text.printable(row['path'])}: {units.format_size(row['size_bytes'])}{rise}"
 
 
 def columns(points: Sequence[Point], count: int) -> dict[int, Point]:
