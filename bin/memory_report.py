@@ -39,7 +39,7 @@ EXAMPLES = """  memory_report.py  # how is this host, and who uses its memory?
   memory_report.py --json | jq '.programs[] | select(.verdict == "leak")'  # which ones leak?
   memory_report.py --html /srv/www/memory.html --refresh 30s  # a page to keep open
   memory_report.py --export - | ssh desk memory_report.py --history -  # judge it elsewhere"""
-DAY = 86400.0
+HOUR, DAY = 3600.0, 86400.0  # data directories are measured once an hour
 Events = dict[str, list[Row]]
 Part = tuple[str, str, bytes, str]  # kind, file name, content and caption of what is sent
 
@@ -123,7 +123,7 @@ def document(settings: Config, now: Reading, past: list[Row], rows: list[Row]) -
     last = past[-1] if past and past[-1]["boot_id"] == now.host["boot_id"] else now.row
     seconds = now.host["uptime_seconds"] - last["uptime"]
     rate = (now.host["swapped_bytes"] - last["swapped"]) / seconds if seconds > 1 else None
-    cached = [row["dirs"] for row in past if "dirs" in row and row["time"] > now.time - 3600]
+    cached = [row["dirs"] for row in past if "dirs" in row and row["time"] > now.time - 2 * HOUR]
     sizes = cached[-1] if cached else memory.directory_sizes(settings.host.data_dirs)
     known = [len(each.pids) for each in now.programs if each.pss_bytes is not None]
     return {
