@@ -41,6 +41,7 @@ life_of = attrgetter("boot_id", "pid", "start_ticks")  # the same until a progra
 Series = dict[str, list[Point]]
 _NUMBERS = ("pid", "start_ticks", "rss_bytes", "pss_bytes", "limit_bytes")
 _LONGEST_NAME = 200
+_MOST_SECONDS = 1e11  # no Unix time is beyond it
 _MOST_NUMBER = 1 << 62  # of bytes, PIDs and ticks; what is larger is damage
 _known: dict[tuple[str, int, int], tuple[str, int, int]] = {}  # what many samples have in common
 _BEGUN = re.compile(rb'\{"time":(\d+),')
@@ -53,10 +54,16 @@ def _count(value: Any) -> int:
     return int(value)
 
 
+def _seconds(value: Any) -> float:
+    if abs(value) > _MOST_SECONDS:
+        raise ValueError
+    return float(value)
+
+
 _KINDS: dict[str, Callable[[Any], Any]] = {
-    "time": float,
+    "time": _seconds,
     "boot_id": str,
-    "age_seconds": float,
+    "age_seconds": _seconds,
     **dict.fromkeys(_NUMBERS, _count),
 }
 
@@ -109,8 +116,7 @@ def read(state: Path, seconds: float, now: float, dense: float = math.inf) -> tu
 
 def _object(data: bytes) -> Row:
     value: Row = _DECODER.decode(data.decode("utf-8", "surrogatepass"))
-    if not math.isfinite(value["time"]):
-        raise ValueError
+    _seconds(value["time"])
     return value
 
 
