@@ -136,14 +136,16 @@ def with_points(row: Row) -> Row:
         for sizes in row.get(kind, {}).values():
             if len([_count(size) for size in sizes]) != length:
                 raise ValueError
-    return row | {"swapped": _count(row["swapped"]), "programs": points}
+    kept: Row = {name: row[name] for name in ("disks", "dirs") if name in row}
+    moment = {"time": time, "boot_id": boot_id, "uptime": uptime, "swapped": _count(row["swapped"])}
+    return {**moment, **kept, "programs": points}
 
 
 def series(rows: Iterable[Row]) -> Series:
-    """What `read` returned, by the names of programs."""
+    """What `read` returned, by the names of programs; taken out of the rows: there are many."""
     found: Series = {}
     for row in rows:
-        for name, point in row["programs"]:
+        for name, point in row.pop("programs"):
             found.setdefault(name, []).append(point)
     return found
 
