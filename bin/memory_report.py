@@ -22,7 +22,7 @@ import gc
 import math
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,8 +39,9 @@ EXAMPLES = """  memory_report.py  # how is this host, and who uses its memory?
   memory_report.py --json | jq '.programs[] | select(.verdict == "leak")'  # which ones leak?
   memory_report.py --html /srv/www/memory.html --refresh 30s  # a page to keep open
   memory_report.py --export - | ssh desk memory_report.py --history -  # judge it elsewhere"""
-DAY = 86400.0
+HOUR, DAY = 3600.0, 86400.0  # data directories are measured once an hour
 Events = dict[str, list[Row]]
+Part = tuple[str, str, bytes, str]  # kind, file name, content and caption of what is sent
 
 
 def parser() -> ArgumentParser:
@@ -122,7 +123,7 @@ def document(settings: Config, now: Reading, past: list[Row], rows: list[Row]) -
     last = past[-1] if past and past[-1]["boot_id"] == now.host["boot_id"] else now.row
     seconds = now.host["uptime_seconds"] - last["uptime"]
     rate = (now.host["swapped_bytes"] - last["swapped"]) / seconds if seconds > 1 else None
-    cached = [row["dirs"] for row in past if "dirs" in row and row["time"] > now.time - 3600]
+    cached = [row["dirs"] for row in past if "dirs" in row and row["time"] > now.time - 2 * HOUR]
     sizes = cached[-1] if cached else memory.directory_sizes(settings.host.data_dirs)
     known = [len(each.pids) for each in now.programs if each.pss_bytes is not None]
     return {
@@ -175,12 +176,9 @@ def write(file: str, content: str) -> None:
 
 def enclosures(
     found: Row, series: Series, title: str, html: Callable[[], str], attach: bool
-) -> Iterator[tuple[str, str, bytes, str]]:
-    """(kind, file name, content, caption) of what goes with the message.
-
-    That is a picture of the program that is first to reach its limit, if any grows; and the page,
-    if `attach` asks for it or there is no Pillow to draw the picture.
-    """
+) -> Iterator[Part]:
+    """A picture of the program that is first to reach its limit, if any grows; and the page, if
+    `attach` asks for it or there is no Pillow to draw the picture."""
     from upkeep import picture
 
     growing = [row for row in found["programs"] if row["verdict"] in ("leak", "growing")]
@@ -194,6 +192,18 @@ def enclosures(
         attach = attach or not drawn
     if attach:
         yield "document", "memory.html", html().encode("utf-8", "backslashreplace"), title
+
+
+def send(settings: Config, shown: str, parts: Iterable[Part]) -> None:
+    """Send the report as a message, and each of `parts` as one more."""
+    from upkeep.alerts import Alerts
+
+    with Alerts(settings) as alerts:
+        alerts.inform(shown, kind="pre")
+        for kind, name, content, caption in parts:
+            alerts.attached = content
+            alerts.model = replace(alerts.model, upload=kind, file_name=name)
+            alerts.inform(caption)
 
 
 @cli.script
@@ -220,17 +230,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif options.dry_run or not options.telegram:
         print(shown)
     if options.telegram and not options.dry_run:
-        from upkeep.alerts import Alerts
-
         title = shown.split("\n")[0]
-        with Alerts(settings) as alerts:
-            alerts.inform(shown, kind="pre")
-            for kind, name, content, caption in enclosures(
-                found, series, title, html, options.attach
-            ):
-                alerts.attached = content
-                alerts.model = replace(alerts.model, upload=kind, file_name=name)
-                alerts.inform(caption)
+        send(settings, shown, enclosures(found, series, title, html, options.attach))
     return Exit.DONE if found["history_read"] else Exit.PROBLEM
 
 

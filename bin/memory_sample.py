@@ -112,7 +112,8 @@ def measure(settings: Config, now: Reading) -> Row:
 
 def next_state(last: Row, now: Reading, seen: Sequence[Level], whole: bool) -> Row:
     """What this sample leaves for the next one; `whole`: nothing has failed so far."""
-    state = last | {"written_by": "memory_sample"}
+    state = {"measured_at": 0.0, "leaks": {}, "directories": {}} | last
+    state |= {"written_by": "memory_sample"}
     state |= {name: now.row[name] for name in ("boot_id", "uptime", "oom_kills")}
     if last.get("booted") is None or last["boot_id"] != state["boot_id"]:
         state["booted"] = now.time - now.host["uptime_seconds"]  # kept: the clock may be mended
@@ -137,7 +138,7 @@ def sample(
     """Compare, alert and store; without `alerts` only compare."""
     last: Row = {"succeeded_at": None}
     hourly: Row = {}
-    file = settings.state / "memory" / "state.json"
+    file = settings.state / "memory/state.json"
     status = attempt(lambda: last.update(files.read_state(file, is_ours)))
     if not 0 <= now.time - last.get("measured_at", -HOUR) < HOUR:
         status |= attempt(lambda: hourly.update(measure(settings, now)))

@@ -51,10 +51,28 @@ def test_a_straight_rise_is_a_leak_with_its_slope_bounds_and_time_to_the_limit()
 
 
 def test_a_step_a_filling_cache_and_a_logarithm_are_told_apart_from_a_leak() -> None:
-    assert draw(lambda hour: 30.0 if hour > 40 else 0.0).verdict in ("step", "steady")
+    assert draw(lambda hour: 30.0 if hour > 40 else 0.0).verdict == "step"
     assert draw(lambda hour: 0.05 * hour + (30.0 if hour > 40 else 0.0)).verdict == "step"
     assert draw(lambda hour: min(60.0, hour * 2)).verdict == "plateau"
     assert draw(lambda hour: 20 * (hour + 1) ** 0.2).verdict == "plateau"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("step", "step"),
+        ("bounded_cache", "plateau"),
+        ("fragmentation", "plateau"),
+        *((kind, "steady") for kind in ("flat", "diurnal", "working_day", "sawtooth", "bursts")),
+        *((kind, "steady") for kind in ("step_down", "nightly_job", "shrinking")),
+    ],
+)
+def test_a_harmless_shape_is_called_what_it_is(kind: str, name: str) -> None:
+    rng, right = random.Random(SEED), 0
+    for _ in range(2 * COUNT):
+        shapes = [traces.BENIGN[kind](rng, 50), traces.noise(rng, 50)]
+        right += verdict(traces.trace(shapes, 50, HOURS, rng)).verdict == name
+    assert right >= 0.9 * 2 * COUNT
 
 
 def test_a_small_rise_of_a_big_program_is_steady() -> None:

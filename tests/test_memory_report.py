@@ -227,6 +227,12 @@ def test_a_damaged_history_is_judged_by_what_is_left_of_it(home: Path) -> None:
     assert result.returncode == 0
     assert result.stderr.endswith("-: 2 lines are no samples: left out\n")
     assert "x: leak" in result.stdout.splitlines()[0]
+    endless = '"age_seconds": 1e999'
+    lines = [re.sub(r'"age_seconds": [\d.]+', endless, line) for line in history("x")[-40:]]
+    result = run_script(
+        "memory_report", "--config", config, "--history", "-", stdin="\n".join(lines)
+    )
+    assert result.returncode == 0 and "lines are no samples" in result.stderr
     for content in ("", "\n\n"):
         result = run_script("memory_report", "--config", config, "--history", "-", stdin=content)
         assert (result.returncode, result.stderr) == (0, "")
@@ -285,6 +291,7 @@ def test_a_name_without_end_in_a_history_is_cut(home: Path, fake: FakeProc) -> N
     (home / "history.jsonl").write_text("\n".join(history("é" * 20_000, hours=20)))
     result = report(home, "--history", home / "history.jsonl", "--proc-root", fake.root)
     assert (result.returncode, result.stderr) == (0, "")
+    assert 0 < result.stdout.count("é") < 500
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 

@@ -239,6 +239,14 @@ def test_an_odd_state_is_set_aside_and_told_once(host: Host, odd: dict[str, Any]
     assert host.sample() == ""
 
 
+def test_a_history_that_cannot_be_read_leaves_a_whole_state(host: Host) -> None:
+    (host.home / "var").mkdir(mode=0o700)
+    (host.home / "var/memory/2020-01-01.jsonl").mkdir(parents=True, mode=0o700)
+    assert "2020-01-01.jsonl: " in host.sample(code=1)
+    (host.home / "var/memory/2020-01-01.jsonl").rmdir()
+    assert host.sample() == ""
+
+
 def test_when_counts_cannot_be_kept_one_sample_is_enough(host: Host) -> None:
     (host.home / "var").mkdir(mode=0o700)
     (host.home / "var/memory").write_text("a file where the directory should be")

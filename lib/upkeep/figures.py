@@ -1,6 +1,8 @@
 """What Prometheus is told about this host: values for the names that `metrics` describes."""
 
 import collections
+import itertools
+import re
 from typing import Any
 
 from upkeep import __version__, proc
@@ -12,6 +14,7 @@ from upkeep.programs import Program, record_of
 from upkeep.reading import MOST_PROGRAMS, Reading
 
 DAY = 86400.0
+_TEXT = re.compile(r"\w+ -\w*[ce]\b")  # "bash -c curl ..."
 
 
 def collect(settings: Config, now: Reading, state: dict[str, Any], seconds: float) -> Figures:
@@ -31,7 +34,7 @@ def collect(settings: Config, now: Reading, state: dict[str, Any], seconds: floa
     put("memory_limit_bytes", now.host["limit_bytes"])
     put("memory_available_bytes", now.host["available_bytes"])
     put("oom_kills_total", now.host["oom_kills"])
-    for path, (size,) in state.get("directories", {}).items():
+    for path, (size,) in state["directories"].items():
         put("directory_size_bytes", size, "path", path)
     for program in _groups(now.programs):
         for name, value in _of_group(settings, program, state).items():
@@ -45,15 +48,18 @@ def collect(settings: Config, now: Reading, state: dict[str, Any], seconds: floa
 
 
 def _groups(programs: list[Program]) -> list[Program]:
-    """At most as many as are exported: what is left is one group, "other"."""
-    if len(programs) <= MOST_PROGRAMS:
+    """As many as are exported. What is left, and all that has no name but a command's text, is one
+    group, "other"."""
+    named = [each for each in programs if not _TEXT.match(each.name)]
+    if len(named) == len(programs) <= MOST_PROGRAMS:
         return programs
-    first, rest = programs[: MOST_PROGRAMS - 1], programs[MOST_PROGRAMS - 1 :]
-    return [*first, Program("other", pids={k: v for each in rest for k, v in each.pids.items()})]
+    first = named[: MOST_PROGRAMS - 1]
+    rest = [each.pids.items() for each in programs if each not in first]
+    return [*first, Program("other", pids=dict(itertools.chain(*rest)))]
 
 
 def _of_group(settings: Config, program: Program, state: dict[str, Any]) -> dict[str, float | None]:
-    judged = state.get("leaks", {}).get(program.name) or [None] * 6
+    judged = state["leaks"].get(program.name) or [None] * 6
     verdict, growth, _low, _high, left, _limit = judged
     task, leader = settings.tasks.get(program.name), program.leader
     known = record_of(settings, program.name) if task else {}

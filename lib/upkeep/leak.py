@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from upkeep.config import Config
-from upkeep.samples import Point, Series
+from upkeep.samples import Point, Series, life_of
 from upkeep.units import format_duration, format_size
 
 DAY = 86400.0
@@ -49,7 +49,7 @@ def judge(points: Sequence[Point], limit_bytes: float | None, now: float) -> Ver
     """
     lives: dict[tuple[str, int, int], list[Point]] = {}
     for point in points:
-        lives.setdefault(point.life, []).append(point)
+        lives.setdefault(life_of(point), []).append(point)
     found = _judge_lives(list(lives.values())) if lives else Verdict("too_short")
     limit = (points[-1].limit_bytes if points else None) or limit_bytes
     found = found._replace(limit_bytes=limit)
@@ -64,7 +64,8 @@ def describe(found: Verdict) -> str:
     """A verdict for people: "leak, 12 MiB a day, at its limit in 3 d 4 h"."""
     growth, left = found.growth_bytes_per_day, found.time_to_limit_seconds
     slope = f", {format_size(growth)} a day" if growth else ""
-    return found.verdict + slope + (f", at its limit in {format_duration(left)}" if left else "")
+    verdict = found.verdict.replace("_", " ")
+    return verdict + slope + (f", at its limit in {format_duration(left)}" if left else "")
 
 
 def judge_all(
@@ -104,28 +105,35 @@ def _judge_life(life: Sequence[Point]) -> Verdict:
     trend, spread = _mann_kendall(values)
     slope, low, high = sen_slope(floors, spread)
     residual = _deviation(floors, slope)
-    least = max(0.03 * _middle(values), LEAST_GROWTH, 3 * residual)
-    rises = [after - before for before, after in itertools.pairwise(values)]
-    if trend < LEAST_TREND or low <= LEAST_GROWTH or slope * (floors[-1][0] - floors[0][0]) < least:
+    least = max(0.03 * _middle(values), LEAST_GROWTH)
+    grown = slope * (floors[-1][0] - floors[0][0])
+    rising = trend >= LEAST_TREND and low > LEAST_GROWTH and grown >= max(least, 3 * residual)
+    kept = max(min(values[at:]) - max(values[:at]) for at in range(1, len(values)))
+    if not rising and kept < least:  # nothing was gained that was not lost again
         verdict = "steady"
-    elif max(rises) > 0.45 * sum(rises):
+    elif _at_once(values if rising else [value for _, value in _floors(life, BLOCKS * 6)]):
         verdict = "step"
     else:
-        verdict = "plateau" if _flattens(floors, slope, residual) else "leak"
+        verdict = "leak" if rising and not _flattens(floors, slope, residual) else "plateau"
     return Verdict(verdict, slope, low, high)
 
 
-def _floors(life: Sequence[Point]) -> list[Floor]:
-    """The floor of each block that has samples: of the PSS where all have one, else of the RSS."""
+def _at_once(values: Sequence[float]) -> bool:
+    rises = [after - before for before, after in itertools.pairwise(values)]
+    return max(rises) > 0.45 * sum(rises)
+
+
+def _floors(life: Sequence[Point], count: int = BLOCKS) -> list[Floor]:
+    """The floor of each of `count` blocks that has samples; of the RSS where the PSS has gaps."""
     whole = all(point.pss_bytes is not None for point in life)
     warm = [point for point in life if point.age_seconds >= WARM_UP_SECONDS]
     if len(warm) < LEAST_SAMPLES:
         return []
     begin = warm[0].age_seconds
-    width = (warm[-1].age_seconds - begin) / BLOCKS or 1.0
+    width = (warm[-1].age_seconds - begin) / count or 1.0
     blocks: dict[int, list[int]] = {}
     for point in warm:
-        index = min(BLOCKS - 1, int((point.age_seconds - begin) / width))
+        index = min(count - 1, int((point.age_seconds - begin) / width))
         blocks.setdefault(index, []).append((whole and point.pss_bytes) or point.rss_bytes)
     return [
         ((begin + (index + 0.5) * width) / DAY, float(sorted(block)[len(block) // 5]))

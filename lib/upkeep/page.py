@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from upkeep import text, units
-from upkeep.samples import Point, Row, Series
+from upkeep.samples import Point, Row, Series, life_of
 from upkeep.settings import HostSettings
 
 _WIDTH, _HEIGHT = 640, 120
@@ -84,8 +84,7 @@ def _places(found: Row) -> Iterator[str]:
     for row in found["directories"][:10]:
         rate = row["growth_bytes_per_day"]
         rise = f", {units.format_size(rate)} a day" if rate else ""
-        path = text.cut(text.printable(row["path"]), 50)
-        yield f"{path}: {units.format_size(row['size_bytes'])}{rise}"
+        yield f"{text.printable(row['path'])}: {units.format_size(row['size_bytes'])}{rise}"
 
 
 def columns(points: Sequence[Point], count: int) -> dict[int, Point]:
@@ -146,11 +145,11 @@ def chart(points: Sequence[Point], limit: float, width: int, height: int) -> Cha
     made = Chart([], [], round(height * (1 - limit / top)) if limit < top else None, top)
     last = None
     for index, point in found.items():
-        if point.life != last:
+        if (life := life_of(point)) != last:
             made.restarts.extend([index * 4] if last else [])
             made.lines.append([])
         made.lines[-1].append((index * 4, round(height * (1 - point.rss_bytes / top))))
-        last = point.life
+        last = life
     return made
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from upkeep import proc
 from upkeep.programs import Program
-from upkeep.samples import Point
+from upkeep.samples import Point, life_of
 
 DAY = 86400.0
 WINDOWS = {"restarts_24h": DAY, "restarts_7d": 7 * DAY}
@@ -19,7 +19,7 @@ def by_lives(points: Sequence[Point]) -> dict[str, int]:
     found = {}
     for key, seconds in WINDOWS.items():
         begin = points[-1].time - seconds if points else 0.0
-        lives = collections.Counter(point.life for point in points if point.time >= begin)
+        lives = collections.Counter(map(life_of, [p for p in points if p.time >= begin]))
         found[key] = max(0, sum(count > 1 for count in lives.values()) - 1)
     return found
 
@@ -28,9 +28,10 @@ def by_managers(programs: Sequence[Program], root: str) -> dict[str, int]:
     """What pm2 and systemd count, by the names of programs; looked for only where they run."""
     counts, first = {}, proc.read_stat(1, root)
     services = _by_systemd() if first and first.name == "systemd" else {}
-    pm2 = any(program.name == "PM2" for program in programs)
+    pm2 = {pid for program in programs if program.name == "PM2" for pid in program.pids}
     for program in programs:
-        apps = _by_pm2(program.pids, root) if pm2 else {}
+        parent = program.leader.parent if program.leader else 0
+        apps = _by_pm2(program.pids, root) if parent in pm2 else {}
         known = [*apps.values(), *(services[pid] for pid in program.pids if pid in services)]
         if known:
             counts[program.name] = sum(known)

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,15 +36,12 @@ class Point(NamedTuple):
     pss_bytes: int | None = None
     limit_bytes: int | None = None
 
-    @property
-    def life(self) -> tuple[str, int, int]:
-        """What stays the same until the program is started anew."""
-        return self.boot_id, self.pid, self.start_ticks
 
-
+life_of = attrgetter("boot_id", "pid", "start_ticks")  # the same until a program is started anew
 Series = dict[str, list[Point]]
 _NUMBERS = ("pid", "start_ticks", "rss_bytes", "pss_bytes", "limit_bytes")
 _LONGEST_NAME = 200
+_MOST_SECONDS = 1e11  # no Unix time is beyond it
 _MOST_NUMBER = 1 << 62  # of bytes, PIDs and ticks; what is larger is damage
 _known: dict[tuple[str, int, int], tuple[str, int, int]] = {}  # what many samples have in common
 _BEGUN = re.compile(rb'\{"time":(\d+),')
@@ -56,10 +54,16 @@ def _count(value: Any) -> int:
     return int(value)
 
 
+def _seconds(value: Any) -> float:
+    if abs(value) > _MOST_SECONDS:
+        raise ValueError
+    return float(value)
+
+
 _KINDS: dict[str, Callable[[Any], Any]] = {
-    "time": float,
+    "time": _seconds,
     "boot_id": str,
-    "age_seconds": float,
+    "age_seconds": _seconds,
     **dict.fromkeys(_NUMBERS, _count),
 }
 
@@ -112,8 +116,7 @@ def read(state: Path, seconds: float, now: float, dense: float = math.inf) -> tu
 
 def _object(data: bytes) -> Row:
     value: Row = _DECODER.decode(data.decode("utf-8", "surrogatepass"))
-    if not math.isfinite(value["time"]):
-        raise ValueError
+    _seconds(value["time"])
     return value
 
 
@@ -133,14 +136,16 @@ def with_points(row: Row) -> Row:
         for sizes in row.get(kind, {}).values():
             if len([_count(size) for size in sizes]) != length:
                 raise ValueError
-    return row | {"swapped": _count(row["swapped"]), "programs": points}
+    kept: Row = {name: row[name] for name in ("disks", "dirs") if name in row}
+    moment = {"time": time, "boot_id": boot_id, "uptime": uptime, "swapped": _count(row["swapped"])}
+    return {**moment, **kept, "programs": points}
 
 
 def series(rows: Iterable[Row]) -> Series:
-    """What `read` returned, by the names of programs."""
+    """What `read` returned, by the names of programs; taken out of the rows: there are many."""
     found: Series = {}
     for row in rows:
-        for name, point in row["programs"]:
+        for name, point in row.pop("programs"):
             found.setdefault(name, []).append(point)
     return found
 
