@@ -11,6 +11,7 @@ usage: gc_profile.py run [--save FILE] [--try SETTINGS]... [--prometheus FILE] (
 exit: `run` as the program; else 0 done, 1 a tried program failed, 2 usage or no profile.
 """
 
+import math
 import os
 import re
 import shlex
@@ -82,11 +83,12 @@ def read(path: Path) -> dict[str, Any]:
 
 def quantile_ms(generation: dict[str, Any], share: float) -> float:
     """The pause that `share` of the collections did not exceed, in milliseconds."""
-    wanted = share * generation["collections"]
+    rank = math.ceil(share * generation["collections"])
     for step, count in generation["pauses"].items():
-        wanted -= count
-        if wanted <= 0:
-            return float(min(hook.middle_ns(step), generation["max_ns"]) / 1e6)
+        if rank <= count:
+            pause = hook.pause_ns(step, (rank - 0.5) / count)
+            return float(min(pause, generation["max_ns"]) / 1e6)
+        rank -= count
     return 0.0
 
 
@@ -130,10 +132,19 @@ def histogram(profile: dict[str, Any]) -> str:
     return "\n".join([*made, ""])
 
 
+def publish(path: Path, text: str) -> None:
+    """Replace the textfile, in a directory that is there. Raises OperatorError."""
+    try:
+        path.parent.stat()  # made here, it would be a private one
+        files.atomic_write(path, text.encode(), 0o644)
+    except OSError as error:
+        raise OperatorError(f"{path}: cannot be written: {error.strerror}", Exit.USAGE) from None
+
+
 def environment(save: Path, **more: str) -> dict[str, str]:
     """What makes any Python record itself into `save`. Raises OperatorError."""
     try:
-        if save.exists() and save.stat().st_size:
+        if save.exists() and not (save.is_file() and save.stat().st_size == 0):
             read(save)  # refuses to write over anything else
         save.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -197,7 +208,7 @@ def run(command: list[str], save: Path, prometheus: Path | None) -> None:
     """Become `command`, recorded into `save`. Does not return."""
     more = {"UPKEEP_GC_PID": str(os.getpid())}
     if prometheus:
-        words = [sys.executable, __file__, "report", save.absolute(), "--prometheus"]
+        words = [command[0], __file__, "report", save.absolute(), "--prometheus"]
         more["UPKEEP_GC_END"] = shlex.join(map(str, [*words, prometheus.absolute()]))
     os.execve(command[0], command, {**os.environ, **environment(save, **more)})
 
@@ -209,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.action == "report":
         profile = read(args.file)
         if args.prometheus:
-            files.atomic_write(args.prometheus, histogram(profile).encode(), 0o644)
+            publish(args.prometheus, histogram(profile))
         else:
             print("\n".join(lines(profile)))
         return Exit.DONE
@@ -222,7 +233,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, value in environment(save / "gc").items():
             print(f"export {name}={shlex.quote(value)}")
         return Exit.DONE
-    command = [sys.executable, *(["-m", *args.module] if args.module else args.script)]
+    python = sys.executable or os.readlink("/proc/self/exe")  # "" where there is no PATH
+    command = [python, *(["-m", *args.module] if args.module else args.script)]
     if len(command) < 2:
         raise OperatorError("run: name a SCRIPT or -m MOD", Exit.USAGE)
     if args.tries:

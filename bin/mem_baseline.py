@@ -23,6 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
 from upkeep import cli, config, files, leak, samples, target, text, units
+from upkeep.daemon import GracefulShutdown
 from upkeep.errors import Exit, OperatorError
 from upkeep.target import Reading
 
@@ -42,7 +43,8 @@ def measure(args: Namespace) -> dict[str, Any]:
         points = samples.series(samples.read(state, args.from_history, now)[0]).get(name, [])
         found = [point._asdict() for point in points]
     else:
-        found, _ended = target.follow(identity, args.duration, args.interval)
+        with GracefulShutdown() as shutdown:
+            found, _ended = target.follow(identity, args.duration, args.interval, shutdown)
     if not found:
         raise OperatorError(f"{text.printable(name)}: not a single sample")
     found = found[:: len(found) // target.MOST_READINGS + 1]

@@ -12,13 +12,15 @@ exit: 0 measured, also if cut short; 1 the target does not run; 2 usage, or seve
 """
 
 import sys
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, leak, snapshot, target, text
+from upkeep import cli, leak, proc, snapshot, target, text
+from upkeep.daemon import GracefulShutdown
 from upkeep.errors import Exit, OperatorError
 from upkeep.units import format_size
 
@@ -41,6 +43,20 @@ def growth(readings: Sequence[target.Reading]) -> dict[str, Any]:
         "growth_bytes_per_hour": round(slope * 3600),
         "verdict": verdict if judged else "not_judged",
     }
+
+
+def look(identity: proc.Identity, args: Namespace, shutdown: GracefulShutdown) -> dict[str, Any]:
+    """The document that the options ask for. Raises OperatorError."""
+    details = snapshot.details(identity, args.top)
+    seconds = args.continuous or 0.0
+    readings, ended = target.follow(identity, seconds, args.interval, shutdown)
+    if not readings:
+        raise OperatorError(f"pid {identity.pid}: {ended} before it was measured")
+    found = {"pid": identity.pid, **readings[-1]}
+    if args.continuous:
+        found |= {**growth(readings), "ended": ended}
+        details = snapshot.details(identity, args.top) or details
+    return found | details
 
 
 def lines(found: dict[str, Any]) -> Iterator[str]:
@@ -68,20 +84,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--top", type=cli.count, default=0, metavar="N", help="mappings and children")
     args = made.parse_args(argv)
     identity, name = target.find(args)
-    details = snapshot.details(identity, args.top)
-    readings, ended = target.follow(identity, args.continuous or 0.0, args.interval)
-    if not readings:
-        raise OperatorError(f"pid {identity.pid}: {ended} before it was measured")
-    found = {"program": name, "pid": identity.pid, **readings[-1]}
-    found |= {**growth(readings), "ended": ended} if args.continuous else {}
-    found |= (args.continuous and snapshot.details(identity, args.top)) or details
-    target.save(args.save, found)
-    if found["fds"] is None:
-        cli.warn(f"pid {identity.pid} is of another user: only root sees PSS, USS, descriptors")
-    if args.json:
-        cli.print_json(found)
-    else:
-        print("\n".join(lines(found)))
+    with GracefulShutdown() as shutdown:  # a signal ends the measuring, and tears no result
+        found = {"program": name, **look(identity, args, shutdown)}
+        target.save(args.save, found)
+        if found["fds"] is None:
+            cli.warn(f"pid {identity.pid} is of another user: only root sees PSS, USS, descriptors")
+        if args.json:
+            cli.print_json(found)
+        else:
+            print("\n".join(lines(found)), flush=True)
     return Exit.DONE
 
 

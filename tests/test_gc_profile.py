@@ -1,6 +1,7 @@
 """The profiled program is the program, unchanged; its collections are counted, whatever ends it."""
 
 import ast
+import os
 import re
 import signal
 import subprocess
@@ -261,8 +262,32 @@ def test_the_prometheus_histogram_is_cumulative_and_complete(tmp_path):
     full = gc_profile.read(tmp_path / "a.gc")["generations"][2]
     for bound, count in zip(bounds, counts, strict=True):
         assert count == sum(
-            n for step, n in full["pauses"].items() if hook.middle_ns(step) < bound * 1e9
+            n for step, n in full["pauses"].items() if hook.pause_ns(step, 0.5) < bound * 1e9
         )
+
+
+def test_a_histogram_goes_only_where_it_can_be_read(tmp_path):
+    both(write(tmp_path, "pass"), place=tmp_path)
+    target = tmp_path / "missing" / "gc.prom"
+    result = run_script("gc_profile", "report", tmp_path / "saved.gc", "--prometheus", target)
+    assert result.returncode == 2 and "cannot be written" in result.stderr
+    assert len(result.stderr.splitlines()) == 1 and not target.parent.exists()
+
+
+def test_it_runs_without_any_environment(tmp_path):
+    program = write(tmp_path, "import sys; print(sys.argv[1:])")
+    command = [SCRIPT, "run", "--save", tmp_path / "a.gc", program, "x"]
+    done = subprocess.run(command, env={}, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout == "['x']\n"
+    assert gc_profile.read(tmp_path / "a.gc")["command"].endswith("program.py x")
+
+
+def test_what_is_no_file_is_neither_written_nor_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    program = write(tmp_path, "import gc; gc.collect(); print('ran')")
+    for path in (tmp_path / "fifo", "/dev/full", tmp_path):
+        result = run_script("gc_profile", "run", "--save", path, program, timeout=20)
+        assert result.returncode == 2 and "not a regular file" in result.stderr
 
 
 def test_settings_are_really_tried_and_a_failing_program_is_told(tmp_path):
@@ -311,12 +336,12 @@ def test_a_step_of_the_histogram_is_close_enough(monkeypatch):
         times = iter((0, pause))
         monkeypatch.setattr(hook.time, "perf_counter_ns", lambda times=times: next(times))
         counts = memoryview(bytearray(hook.SIZE)).cast("q")
-        observe = hook.observer(counts, lambda now: None)
-        observe("start", {"generation": 1, "collected": 0})
-        observe("stop", {"generation": 1, "collected": 7})
-        row = counts.tolist()[hook.ROW : 2 * hook.ROW]
+        observe, _ = hook.observer(counts, lambda now: None)
+        observe("start", {"generation": 2, "collected": 0})
+        observe("stop", {"generation": 2, "collected": 7})
+        row = counts.tolist()[2 * hook.ROW :]
         assert row[:5:4] == [1, pause] and row[1:3] == [7, pause]
-        assert hook.middle_ns(row.index(1, hook.FIRST_STEP)) == pytest.approx(pause, rel=0.032)
+        assert hook.pause_ns(row.index(1, hook.FIRST_STEP), 0.5) == pytest.approx(pause, rel=0.032)
 
 
 def test_nothing_to_run_is_a_usage_error():

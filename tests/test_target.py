@@ -10,6 +10,7 @@ import pytest
 from tests.helpers import wait_until
 from tests.helpers.house import House
 from upkeep import proc, target
+from upkeep.daemon import GracefulShutdown
 from upkeep.errors import Exit, OperatorError
 
 
@@ -134,10 +135,11 @@ def test_readings_end_with_the_target(targets):
     child = targets.start("1")
     identity = proc.identify(child.pid)
     assert identity
-    readings, ended = target.follow(identity, 0.3, 0.1)
-    assert (len(readings), ended) == (4, "complete")
-    child.kill()
-    assert target.follow(identity, 60, 0.1) == ([], "the target ended")
+    with GracefulShutdown() as shutdown:
+        readings, ended = target.follow(identity, 0.3, 0.1, shutdown)
+        assert (len(readings), ended) == (4, "complete")
+        child.kill()
+        assert target.follow(identity, 60, 0.1, shutdown) == ([], "the target ended")
 
 
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from upkeep import cli, config, files, pidfile, proc, programs, text, units
+from upkeep.daemon import GracefulShutdown
 from upkeep.errors import Exit, OperatorError
 
 KEYS = {"rss": "VmRSS", "pss": "Pss", "uss": "", "swap": "VmSwap", "peak": "VmHWM"}
@@ -83,25 +84,23 @@ def read(identity: proc.Identity) -> Reading | None:
     return {"time": round(time.time(), 3), "age_seconds": round(proc.age_seconds(stat), 2), **found}
 
 
-def follow(identity: proc.Identity, seconds: float, interval: float) -> tuple[list[Reading], str]:
+def follow(
+    identity: proc.Identity, seconds: float, interval: float, shutdown: GracefulShutdown
+) -> tuple[list[Reading], str]:
     """Readings every `interval` seconds, and why they ended: time, a signal or the target's end."""
     readings: list[Reading] = []
     begin, interval = time.monotonic(), max(interval, 0.1, seconds / MOST_READINGS)
-    count = int(seconds / interval + 1.001)  # 0.3 / 0.1 is below 3
-    ended = "complete"
-    try:
-        for number in range(count):
-            time.sleep(max(0.0, begin + number * interval - time.monotonic()))
-            reading = read(identity)
-            if reading is None:
-                ended = "the target ended"
-                break
-            readings.append(reading)
-            _show_progress(
-                f"{number + 1} of {count}: RSS {units.format_size(reading['rss_bytes'])}"
-            )
-    except (KeyboardInterrupt, SystemExit):  # SIGINT and SIGTERM: what there is, is the result
-        ended = "interrupted"
+    count, ended = int(seconds / interval + 1.001), "complete"  # 0.3 / 0.1 is below 3
+    for number in range(count):
+        if shutdown.sleep(begin + number * interval - time.monotonic()):
+            ended = "interrupted"
+            break
+        reading = read(identity)
+        if reading is None:
+            ended = "the target ended"
+            break
+        readings.append(reading)
+        _show_progress(f"{number + 1} of {count}: RSS {units.format_size(reading['rss_bytes'])}")
     _show_progress("")
     return readings, ended
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 
+FLAGS = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO is not waited for
 MAGIC = "upkeep-gc"
 ROW = 1024  # counts of one generation: the totals, and behind them the steps of a histogram
 FIRST_STEP = 96
@@ -19,40 +20,54 @@ TOTALS = ("collections", "collected", "wall_ns", "cpu_ns", "max_ns")
 SIZE = 8 * (3 * ROW + 1)  # bytes: three generations, and for how many ns it ran
 
 
-def middle_ns(step: int) -> float:
-    """The middle of a step, right to 3 %: every doubling of the pause has sixteen of them."""
-    return float((16.5 + step % 16) * 2 ** (step // 16 - 5))
+def pause_ns(step: int, part: float) -> float:
+    """The pause at a part, 0.0 to 1.0, of a step: every doubling has sixteen, 3 to 6 % wide."""
+    return float((16 + step % 16 + part) * 2 ** (step // 16 - 5))
 
 
-def observer(counts: memoryview, write: Callable[[int], None]) -> Callable[..., None]:
-    """The callback of every collection (see gc.callbacks); it adds to `counts`.
+def observer(
+    counts: memoryview, write: Callable[[int], None]
+) -> tuple[Callable[..., None], Callable[[], None]]:
+    """The callback of every collection (see gc.callbacks), and what adds its last to `counts`.
 
     After a collection the caches are cold: with attributes in place of these names, a program that
-    makes garbage took 11 % more CPU time instead of 5 %.
+    makes garbage took 11 % more CPU time instead of 5 %. Only the next collection counts the last
+    one, because behind it other callbacks may wait to read their clocks; not so for a full one.
     """
     wall_time, cpu_time, full = time.perf_counter_ns, time.thread_time_ns, 2 * ROW
-    wall = cpu = due = 0
+    wall = cpu = took = spent = row = collected = due = 0
 
     def observe(phase: str, info: dict[str, int]) -> None:
-        nonlocal wall, cpu, due
+        nonlocal wall, cpu, took, spent, row, collected, due
         if phase == "start":
+            count()
             cpu, wall = cpu_time(), wall_time()
             return
-        now = wall_time()
-        took, row = now - wall, info["generation"] * ROW
-        counts[row + 3] += cpu_time() - cpu
+        took = wall_time() - wall
+        spent = cpu_time() - cpu
+        row, collected = info["generation"] * ROW, info["collected"]
+        if row == full:
+            due = 0
+            count()
+
+    def count() -> None:
+        nonlocal took, due
+        if not took:
+            return
         counts[row] += 1
-        counts[row + 1] += info["collected"]
+        counts[row + 1] += collected
         counts[row + 2] += took
+        counts[row + 3] += spent
         if took > counts[row + 4]:
             counts[row + 4] = took
         power = (took | 32).bit_length()
         counts[row + power * 16 + (took >> power - 5) % 16] += 1
-        if now > due or row == full:
-            due = now + 20_000_000
-            write(now)
+        end, took = wall + took, 0
+        if end > due:
+            due = end + 20_000_000
+            write(end)
 
-    return observe
+    return observe, count
 
 
 class Recorder:
@@ -70,9 +85,9 @@ class Recorder:
         self.counts = memoryview(bytearray(SIZE)).cast("q")
         self.begin()
         self.write(self.began)
-        self.observe = observer(self.counts, self.write)
+        self.observe, self.count = observer(self.counts, self.write)
         gc.callbacks.append(self.observe)
-        os.register_at_fork(after_in_child=self.begin)
+        os.register_at_fork(before=self.count, after_in_child=self.begin)
         atexit.register(self.end)
 
     def begin(self) -> None:
@@ -90,7 +105,7 @@ class Recorder:
         """Bring the file up to date. The program never notices that it can't be."""
         self.counts[3 * ROW] = now - self.began
         try:
-            fd = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(self.file, FLAGS, 0o600)
             os.pwritev(fd, (self.counts, self.about), 0)
             os.close(fd)
         except OSError:
@@ -103,6 +118,7 @@ class Recorder:
         """Write at the program's regular end, after its own atexit functions."""
         if self.observe in gc.callbacks:
             gc.callbacks.remove(self.observe)
+        self.count()
         self.write(time.perf_counter_ns())
         command = os.environ.get("UPKEEP_GC_END")
         if self.main and command:
