@@ -71,7 +71,7 @@ def state(settings: Config) -> str:
 def clock(settings: Config) -> str:
     """Whether the clock is behind what was written before, or nobody keeps it."""
     written = [Path(__file__)]
-    for pattern in ("*.json", "*.jsonl", "jobs/*.json", "memory/*.jsonl"):  # none is ever removed
+    for pattern in ("*.json", "*.jsonl", "jobs/*.json", "memory/*.jsonl"):
         written += settings.state.glob(pattern)
     newest = max(written, key=lambda file: file.stat().st_mtime)
     behind = newest.stat().st_mtime - time.time()
@@ -181,7 +181,7 @@ def finding(settings: Config, name: str, check: Check, mend: str) -> dict[str, A
     except OperatorError as error:
         why = str(error)
     except OSError as error:
-        why = f"{error.filename}: {error.strerror}"
+        why = f"{error.filename or settings.state}: {error.strerror}"
     return {**result, "ok": False, "detail": why}
 
 
