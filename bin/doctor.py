@@ -58,8 +58,8 @@ def packages(_: Config) -> str:
 def state(settings: Config) -> str:
     """Whether the state can be written, and read by nobody else."""
     files.make_directory(settings.state)
-    files.atomic_write(settings.state / "doctor", bytes(4096))
-    files.discard(settings.state / "doctor")
+    if not os.access(settings.state, os.W_OK):
+        raise OperatorError(f"{settings.state} can't be written")
     if settings.state.stat().st_mode & 0o077:
         raise OperatorError(f"{settings.state} is open to others")
     disk = os.statvfs(settings.state)
