@@ -33,8 +33,9 @@ class Place:
         return run_script("run_job", "--config", self.config, *args, cwd=self.home, **options)
 
     def start(self, *args: str | Path) -> subprocess.Popen[bytes]:
+        heard = ["env", "--default-signal=INT"]  # which a shell's background jobs ignore
         return subprocess.Popen(
-            [sys.executable, SCRIPT, "--config", self.config, *args],
+            [*heard, sys.executable, SCRIPT, "--config", self.config, *args],
             cwd=self.home,
             stderr=subprocess.DEVNULL,
         )
