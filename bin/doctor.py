@@ -58,8 +58,8 @@ def packages(_: Config) -> str:
 def state(settings: Config) -> str:
     """Whether the state can be written, and read by nobody else."""
     files.make_directory(settings.state)
-    files.atomic_write(settings.state / "doctor", bytes(4096))
-    files.discard(settings.state / "doctor")
+    if not os.access(settings.state, os.W_OK):
+        raise OperatorError(f"{settings.state} can't be written")
     if settings.state.stat().st_mode & 0o077:
         raise OperatorError(f"{settings.state} is open to others")
     disk = os.statvfs(settings.state)
@@ -71,7 +71,7 @@ def state(settings: Config) -> str:
 def clock(settings: Config) -> str:
     """Whether the clock is behind what was written before, or nobody keeps it."""
     written = [Path(__file__)]
-    for pattern in ("*.json", "*.jsonl", "jobs/*.json", "memory/*.jsonl"):  # none is ever removed
+    for pattern in ("*.json", "*.jsonl", "jobs/*.json", "memory/*.jsonl"):
         written += settings.state.glob(pattern)
     newest = max(written, key=lambda file: file.stat().st_mtime)
     behind = newest.stat().st_mtime - time.time()
@@ -182,7 +182,7 @@ def finding(settings: Config, name: str, check: Check, mend: str) -> dict[str, A
     except OperatorError as error:
         why = str(error)
     except OSError as error:
-        why = f"{error.filename}: {error.strerror}"
+        why = f"{error.filename or settings.state}: {error.strerror}"
     return {**result, "ok": False, "detail": why}
 
 

@@ -89,7 +89,8 @@ def check(settings: config.Config, targets: dict[str, Path], wanted: dict[str, s
     code += CHECKOUT.glob(".venv/lib/*/site-packages/*")
     for file in code if os.geteuid() == 0 else ():
         if reason := files.writable_by_others(file):
-            raise OperatorError(f"{file}: not for root: {reason}: chown it", Exit.REFUSED)
+            mend = "chown root and chmod go-w there"
+            raise OperatorError(f"{file}: not for root: {reason}: {mend}", Exit.REFUSED)
     for file in set(targets.values()) - {crontab.CRONTAB}:
         if file.exists() and crontab.BEGIN not in file.read_bytes():
             raise OperatorError(f"{file}: is not ours: move it away first", Exit.REFUSED)

@@ -54,18 +54,22 @@ def parser() -> argparse.ArgumentParser:
 
 
 def fits(record: dict[str, Any]) -> bool:
-    """Whether `record` is one that `conclude` wrote, with times and sizes that can be shown."""
+    """Whether `record` is one that `conclude` wrote, with figures that can be shown."""
     counts, runs = [record.get("failures"), record.get("skipped")], record.get("runs")
-    if not isinstance(runs, list) or [*map(type, counts)] != [int, int]:
-        return False
-    return all(is_run(row) for row in [[record.get("last_success"), 0, 0.0, 0], *runs])
+    whole = is_time(record.get("last_success")) and [*map(type, counts)] == [int, int]
+    return whole and isinstance(runs, list) and all(map(is_run, runs))
 
 
 def is_run(row: Any) -> bool:
     """Whether `row` is a `job.Run` as JSON has it."""
     if not isinstance(row, list) or [*map(type, row)] != [float, int, float, int]:
         return False
-    return all(0 <= each < 1e11 for each in row[:3]) and 0 <= row[3] < 1 << 60
+    return is_time(row[0]) and is_time(row[2]) and 0 <= row[3] < 1 << 60
+
+
+def is_time(value: Any) -> bool:
+    """Whether `value` is in seconds, no NaN, and not beyond all calendars."""
+    return isinstance(value, float) and 0 <= value < 1e11
 
 
 def read(settings: config.Config, name: str) -> dict[str, Any]:
@@ -133,7 +137,7 @@ def rows(settings: config.Config, now: float) -> list[dict[str, Any]]:
         running = job.survivor(job.lock_file(settings, name)) is not None
         last = now if running else runs[-1].began + runs[-1].seconds
         coming, missed = schedule.outlook(plans, name, last, now)
-        took = sorted(run.seconds for run in runs)
+        took = sorted(run.seconds for run in runs)  # percentiles by nearest rank
         shares = {f"p{n}_seconds": took[(len(took) * n - 1) // 100] for n in (50, 95)}
         row = {"job": name, "running": running, **record, **shares}
         row |= {"next_run": coming, "missed": missed}

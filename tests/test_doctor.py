@@ -119,10 +119,19 @@ def test_a_clock_that_went_back_and_samples_that_stopped_are_found(place: Path) 
 
 
 def test_a_state_that_is_open_or_cannot_be_written_is_found(place: Path) -> None:
+    cron_machine.require()
     run_script("run_job", "--config", place / "upkeep.toml", "quick", "--", "true")
     (place / "var").chmod(0o755)
     assert "is open to others" in _failing(place, {})["state directory"]
     shutil.rmtree(place / "var")
+    (place / "var").mkdir(mode=0o700)
+    shared = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o "$1" x "$2" && shift 2 && "$@"', "sh"]
+    doctor = [sys.executable, ROOT / "bin/doctor.py", "--config", place / "upkeep.toml"]
+    for options, why in (("ro,mode=700", "can't be written"), ("size=1M,mode=700", "are free")):
+        words = [*shared, options, place / "var", *doctor]
+        shown = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+        assert f"FAIL  state directory: {place}/var" in shown and why in shown
+    (place / "var").rmdir()
     (place / "var").touch()
     assert "var" in _failing(place, {})["state directory"]
 

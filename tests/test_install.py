@@ -331,11 +331,18 @@ def test_a_place_that_cannot_be_written_is_told_in_one_line(host: Machine) -> No
 def test_without_a_cron_daemon_nothing_is_changed(home: Path) -> None:
     with cron_machine.machine(home / "machine") as host:
         (home / "upkeep.toml").touch()
-        if subprocess.run(["pgrep", "-x", "cron"], capture_output=True, check=False).stdout:
-            return  # one runs on this machine: it cannot be missed
-        result = _install(host)
-        assert result.returncode == 1 and "no cron daemon" in result.stderr
+        alone = ("unshare", "--pid", "--fork", "--mount-proc")  # this machine may have one
+        words = (sys.executable, ROOT / "bin/install.py", "--config", home / "upkeep.toml")
+        result = host.run(*alone, *words)
+        assert result.returncode == 1 and "no cron daemon runs: apt install cron" in result.stderr
         assert _snapshot(host) == {}
+
+
+def test_without_crontab_nothing_is_changed(host: Machine) -> None:
+    words = (sys.executable, ROOT / "bin/install.py", "--config", host.place.parent / "upkeep.toml")
+    result = host.run("env", "PATH=/usr/sbin", *words)
+    assert result.returncode == 1 and "no crontab(1): apt install cron" in result.stderr
+    assert _snapshot(host) == {}
 
 
 def test_twenty_at_once_leave_one_block(host: Machine) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.helpers import LONG, ROOT, cron_machine, is_running, run_script, wait_until
 from tests.helpers.bot_api import BotApi
-from upkeep import proc
+from upkeep import job, proc
 
 SCRIPT = ROOT / "bin/run_job.py"
 
@@ -33,8 +33,9 @@ class Place:
         return run_script("run_job", "--config", self.config, *args, cwd=self.home, **options)
 
     def start(self, *args: str | Path) -> subprocess.Popen[bytes]:
+        heard = ["env", "--default-signal=INT"]  # which a shell's background jobs ignore
         return subprocess.Popen(
-            [sys.executable, SCRIPT, "--config", self.config, *args],
+            [*heard, sys.executable, SCRIPT, "--config", self.config, *args],
             cwd=self.home,
             stderr=subprocess.DEVNULL,
         )
@@ -161,6 +162,18 @@ def test_a_killed_wrapper_leaves_no_room_for_a_second_run(place: Place) -> None:
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not is_running(pid))
     assert place.run("job", "--", "true").returncode == 0
+
+
+def test_a_run_waits_for_the_job_of_a_killed_wrapper_too(place: Place) -> None:
+    wrapper = place.start("job", "--", "sh", "-c", "echo $$ >pid; exec sleep 600")
+    pid = place.pid("pid")
+    wrapper.kill()
+    wrapper.wait()
+    waiting = place.start("job", "--wait", "60s", "--", "true")
+    assert place.run("job", "--wait", "0.5s", "--", "true").returncode == 4
+    assert waiting.poll() is None
+    os.kill(pid, signal.SIGKILL)
+    assert waiting.wait(60) == 0
 
 
 def test_a_wrapper_killed_at_any_moment_never_lets_two_runs_in(place: Place) -> None:
@@ -457,10 +470,13 @@ def test_the_outcome_is_pinged(place: Place) -> None:
         assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_splay_is_stable_and_bounded(place: Place) -> None:
+def test_splay_is_stable_for_a_job_and_spread_over_jobs(place: Place) -> None:
+    delays = [job.delay(job.Job(f"job{n}", [], 0, 0, 0, 60.0)) for n in range(200)]
+    assert delays == [job.delay(job.Job(f"job{n}", [], 0, 0, 0, 60.0)) for n in range(200)]
+    assert 0 <= min(delays) < 6 and 54 < max(delays) < 60
     began = time.monotonic()
-    assert place.run("job", "--splay", "0.5s", "--", "true").returncode == 0
-    assert time.monotonic() - began < 20
+    assert place.run("job", "--splay", "1s", "--", "true").returncode == 0
+    assert time.monotonic() - began >= job.delay(job.Job("job", [], 0, 0, 0, 1.0))
 
 
 def test_a_dry_run_prints_the_command_and_runs_only_our_own_scripts(place: Place) -> None:

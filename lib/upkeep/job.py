@@ -20,7 +20,7 @@ from upkeep.errors import Exit, OperatorError
 
 TIMED_OUT = 124
 KILL_SECONDS = 5.0  # after KILL: the kernel may be slow to end a process
-LOOK_SECONDS = 0.2  # between two looks at the size of the log
+LOOK_SECONDS = 0.2  # between two looks at the log, or at the run before
 NEWEST_BYTES = 1 << 20  # what is kept of a log that grew too large
 SESSION_BYTES = 128  # written whole and in place, which works on a full disk too
 # A shell waits at its stdin for a line, and ends when the wrapper does without having sent it.
@@ -73,17 +73,23 @@ def run(job: Job, settings: Config) -> Outcome:
         return Outcome(Run(began, 128 + number, seconds, 0), f"stopped with {number.name}")
 
 
+def delay(job: Job) -> float:
+    """Seconds to start later by: always the same for one host and one name, less than `splay`."""
+    return job.splay * zlib.crc32(f"{os.uname().nodename} {job.name}".encode()) / 2**32
+
+
 def _run_alone(job: Job, settings: Config) -> Outcome:
-    lock = lock_file(settings, job.name)
+    lock, deadline = lock_file(settings, job.name), time.monotonic() + job.wait
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(files.lock(lock, job.wait, "the run before"))
         except OSError as error:
             cli.warn(f"{lock}: {error.strerror}; this run goes without it")
-        if other := survivor(lock):
-            raise OperatorError(f"busy: pid {other.pid} of the run before lives", Exit.BUSY)
-        share = zlib.crc32(f"{os.uname().nodename} {job.name}".encode()) / 2**32
-        time.sleep(job.splay * share)
+        while other := survivor(lock):
+            if time.monotonic() >= deadline:
+                raise OperatorError(f"busy: pid {other.pid} of the run before lives", Exit.BUSY)
+            time.sleep(LOOK_SECONDS)
+        time.sleep(delay(job))
         return _execute(job, settings, lock)
 
 

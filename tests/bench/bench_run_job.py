@@ -56,6 +56,18 @@ def memory(job: tuple[str | Path, ...], log: Path) -> list[bool]:
     ]
 
 
+def time_limit(job: tuple[str | Path, ...]) -> bool:
+    """How long the wrapper takes beyond limit and grace, with a child that is deaf and hides."""
+    deaf = "setsid sh -c 'trap \"\" TERM; while :; do sleep 1; done' & wait"
+    limited = (*job[:-1], "--timeout", "1s", "--grace", "1s", "--", "sh", "-c", deaf)
+    slowest = 0.0
+    for _ in range(5):
+        began = time.perf_counter()
+        subprocess.run(limited, check=False, stderr=subprocess.DEVNULL)
+        slowest = max(slowest, time.perf_counter() - began - 2.0)
+    return told("beyond a time limit of 1 s and a grace of 1 s", slowest, 1.0, "s")
+
+
 def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
@@ -63,7 +75,7 @@ def main() -> int:
         script = ROOT / "bin/run_job.py"
         job = (PYTHON, script, "--config", place / "upkeep.toml", "bench", "--")
         log = place / "var/log/job-bench.log"
-        good = [overhead(job, place / "lock"), *memory(job, log)]
+        good = [overhead(job, place / "lock"), *memory(job, log), time_limit(job)]
     return 0 if all(good) else 1
 
 
