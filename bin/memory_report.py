@@ -4,14 +4,15 @@
 usage: memory_report.py [--since 3d] [--top N] [--json | --html FILE | --export FILE]
                         [--telegram [--attach]] [--history FILE]
 
-    PROBLEM: trader.py: leak, 38 MiB a day, at its limit in 3 d 10 h
+    PROBLEM: trader: leak, 38 MiB a day, at its limit in 3 d 12 h
     available 1.1 GiB, limit 2.0 GiB (host), stalled 0.0 % of a minute
-    swap 120 MiB of 512 MiB, moving 0 B/s; out-of-memory kills: 0
+    swap 119 MiB of 500 MiB, moving 0 B/s; out-of-memory kills: 0
 
-    PROGRAM         N      RSS  24H  TREND   LAST
-    trader.py       1  167 MiB    0  leak    ▃▄▄▅▅▆▆▇▇█
-    shop:app        5  142 MiB    0  steady  ▇▇▇▇▇▇▆▇█▇
-    disk /: 24 GiB used, 78 GiB free, full in 61 days
+    PROGRAM       N      RSS      PSS  24H  TREND      LAST
+    trader        1  167 MiB  161 MiB    0  leak       ▃▄▄▅▅▆▆▇▇█
+    shop:app      5  143 MiB   93 MiB    1  too short  ▇▇▇▇█▇▇▇▇▇
+    server.js     1  118 MiB   95 MiB    0  steady     ▇▇▇▇▇▇▇█▇▇
+    disk /: 25 GiB used, 76 GiB free
 
 exit codes: 0 reported, whatever was found; 1 something could not be read or written; 2 usage or
 configuration.
@@ -21,27 +22,26 @@ import gc
 import math
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, config, files, history, leak, levels, memory, page, restarts, samples, text
+from upkeep import cli, config, files, history, leak, levels, memory, page, restarts, samples
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
 from upkeep.programs import Program
 from upkeep.reading import Reading, take
 from upkeep.samples import Point, Row, Series
-from upkeep.settings import HostSettings
-from upkeep.units import format_size
 
 EXAMPLES = """  memory_report.py  # how is this host, and who uses its memory?
   memory_report.py --json | jq '.programs[] | select(.verdict == "leak")'  # which ones leak?
   memory_report.py --html /srv/www/memory.html --refresh 30s  # a page to keep open
   memory_report.py --export - | ssh desk memory_report.py --history -  # judge it elsewhere"""
-DAY = 86400.0
+HOUR, DAY = 3600.0, 86400.0  # data directories are measured once an hour
 Events = dict[str, list[Row]]
+Part = tuple[str, str, bytes, str]  # kind, file name, content and caption of what is sent
 
 
 def parser() -> ArgumentParser:
@@ -62,11 +62,15 @@ def parser() -> ArgumentParser:
     return made
 
 
-def read_records(settings: Config, seconds: float, now: Row) -> tuple[list[Row], Events, bool]:
-    """The history and the restarts of tasks. Not whole without the right to read them."""
+def read_records(settings: Config, options: Namespace, now: Row) -> tuple[list[Row], Events, bool]:
+    """The history and the restarts of tasks. Not whole without the right to read them.
+
+    Of what is older than a verdict needs, one sample an hour is enough.
+    """
+    seconds = max(options.since or 0.0, 7 * DAY)
+    dense = math.inf if options.export else leak.WINDOW_SECONDS
     try:
-        dense = max(seconds, leak.WINDOW_SECONDS)
-        past, skipped = samples.read(settings.state, max(dense, 7 * DAY), now["time"], dense)
+        past, skipped = samples.read(settings.state, seconds, now["time"], dense)
         windows = restarts.WINDOWS.items()
         events = {key: history.since(settings.state, age, now) for key, age in windows}
     except OSError as error:
@@ -80,7 +84,7 @@ def read_records(settings: Config, seconds: float, now: Row) -> tuple[list[Row],
 def gather(settings: Config, options: Namespace) -> tuple[Row, Series, list[str]]:
     """The JSON document, the series for charts, and what is wrong. Raises OperatorError."""
     now = take(settings, options.proc_root, options.top or settings.host.top)
-    past, events, whole = read_records(settings, options.since or 0.0, now.row)
+    past, events, whole = read_records(settings, options, now.row)
     series = samples.series([*past, samples.with_points(now.row)])
     end, limits, window = now.time, now.limits, options.since or leak.WINDOW_SECONDS
     running = {each.name: each for each in now.programs}
@@ -96,9 +100,7 @@ def gather(settings: Config, options: Namespace) -> tuple[Row, Series, list[str]
         row = program_row(name, judged, series.get(name, []), running.get(name))
         if name in settings.tasks and running:  # every restart of a task is recorded
             row |= {key: history.count_restarts(each, name) for key, each in events.items()}
-        known = [managed[pid] for pid in running[name].pids if pid in managed] if managed else []
-        row["restarts_by_manager"] = sum(known) if known else None
-        rows.append(row)
+        rows.append(row | {"restarts_by_manager": managed.get(name)})
     wrong = [x.text for x in levels.compare(settings, now, verdicts, math.inf) if x.over]
     for name, points in series.items():
         series[name] = [point for point in points if point.time >= end - window]
@@ -121,7 +123,7 @@ def document(settings: Config, now: Reading, past: list[Row], rows: list[Row]) -
     last = past[-1] if past and past[-1]["boot_id"] == now.host["boot_id"] else now.row
     seconds = now.host["uptime_seconds"] - last["uptime"]
     rate = (now.host["swapped_bytes"] - last["swapped"]) / seconds if seconds > 1 else None
-    cached = [row["dirs"] for row in past if "dirs" in row and row["time"] > now.time - 3600]
+    cached = [row["dirs"] for row in past if "dirs" in row and row["time"] > now.time - 2 * HOUR]
     sizes = cached[-1] if cached else memory.directory_sizes(settings.host.data_dirs)
     known = [len(each.pids) for each in now.programs if each.pss_bytes is not None]
     return {
@@ -159,64 +161,6 @@ def read_history(file: str) -> Series:
     return found
 
 
-def render(found: Row, series: Series, wrong: list[str], settings: HostSettings, top: int) -> str:
-    """The report, 80 columns wide."""
-    size, host, coverage = format_size, found["host"], found["coverage"]
-    share, rate = host["used_bytes"] / host["limit_bytes"], host["swap_rate_bytes_per_second"]
-    fine = f"OK: {share:.0%} of {size(host['limit_bytes'])} in use"
-    lines = ["PROBLEM: " + wrong[0], *(f"and: {each}" for each in wrong[1:])] if wrong else [fine]
-    stalled = (host["pressure"] or {}).get("some_avg60", "?")
-    kills = "?" if host["oom_kills"] is None else host["oom_kills"]
-    lines += [
-        *attention(found["programs"], settings),
-        f"available {size(host['available_bytes'])}, limit {size(host['limit_bytes'])}"
-        f" ({host['limit_source']}), stalled {stalled} % of a minute",
-        f"swap {size(host['swap_used_bytes'])} of {size(host['swap_total_bytes'])},"
-        f" moving {size(rate or 0)}/s; out-of-memory kills: {kills}",
-        "",
-    ]
-    cells = [
-        (
-            text.cut(text.printable(row["name"]), 24),
-            str(row["processes"]),
-            size(row["rss_bytes"]),
-            "-" if row["pss_bytes"] is None else size(row["pss_bytes"]),
-            str(row["restarts_24h"]),
-            row["verdict"].replace("_", " "),
-            page.sparkline(series.get(row["name"], [])),
-        )
-        for row in found["programs"][:top]
-    ]
-    lines += text.table(("PROGRAM", "N", "RSS", "PSS", "24H", "TREND", "LAST"), cells, "<>>>><<")
-    lines += [f"PSS known for {coverage['pss_known']} of {coverage['processes']} processes"]
-    return "\n".join([*map(text.printable, lines), *places(found)])
-
-
-def attention(programs: Sequence[Row], settings: HostSettings) -> Iterator[str]:
-    """The programs above the levels that deserve attention."""
-    for row in programs:
-        size, today, ever = row["rss_bytes"], row["restarts_24h"], row["restarts_by_manager"] or 0
-        often = max(today, ever) > settings.restarts_attention
-        if size > settings.program_attention or often:
-            in_all = f", {ever} in all by its manager's count" if ever else ""
-            yield f"! {row['name']}: {format_size(size)}, {today} restarts in 24 h{in_all}"
-
-
-def places(found: Row) -> Iterator[str]:
-    """Disks, with the days until they are full, and the largest data directories."""
-    for row in found["disks"]:
-        used, free, rate = row["used_bytes"], row["free_bytes"], row["growth_bytes_per_day"]
-        days = free / rate if rate and rate > 0 else math.inf
-        full = f", full in {days:.0f} days" if days < 365 else ""
-        line = f"disk {row['path']}: {format_size(used)} used, {format_size(free)} free{full}"
-        yield text.printable(line)
-    for row in found["directories"][:10]:
-        rate = row["growth_bytes_per_day"]
-        rise = f", {format_size(rate)} a day" if rate else ""
-        path = text.cut(text.printable(row["path"]), 50)
-        yield f"{path}: {format_size(row['size_bytes'])}{rise}"
-
-
 def write(file: str, content: str) -> None:
     """Replace `file` at once, readable by all; "-" is stdout. Raises OperatorError."""
     if file == "-":
@@ -232,16 +176,14 @@ def write(file: str, content: str) -> None:
 
 def enclosures(
     found: Row, series: Series, title: str, html: Callable[[], str], attach: bool
-) -> Iterator[tuple[str, str, bytes, str]]:
-    """(kind, file name, content, caption) of what goes with the message.
-
-    That is a picture of the program that is first to reach its limit, if any grows; and the page,
-    if `attach` asks for it or there is no Pillow to draw the picture.
-    """
+) -> Iterator[Part]:
+    """A picture of the program that is first to reach its limit, if any grows; and the page, if
+    `attach` asks for it or there is no Pillow to draw the picture."""
     from upkeep import picture
 
     growing = [row for row in found["programs"] if row["verdict"] in ("leak", "growing")]
-    growing.sort(key=lambda row: row["time_to_limit_seconds"] or math.inf)
+    left = {row["name"]: row["time_to_limit_seconds"] for row in growing}
+    growing.sort(key=lambda row: math.inf if left[row["name"]] is None else left[row["name"]])
     for row in growing[:1]:
         drawn = picture.draw(series[row["name"]], row["limit_bytes"] or 0.0)
         judged = leak.Verdict(*(row[name] for name in leak.Verdict._fields))
@@ -252,6 +194,18 @@ def enclosures(
         yield "document", "memory.html", html().encode("utf-8", "backslashreplace"), title
 
 
+def send(settings: Config, shown: str, parts: Iterable[Part]) -> None:
+    """Send the report as a message, and each of `parts` as one more."""
+    from upkeep.alerts import Alerts
+
+    with Alerts(settings) as alerts:
+        alerts.inform(shown, kind="pre")
+        for kind, name, content, caption in parts:
+            alerts.attached = content
+            alerts.model = replace(alerts.model, upload=kind, file_name=name)
+            alerts.inform(caption)
+
+
 @cli.script
 def main(argv: Sequence[str] | None = None) -> int:
     """Report. Returns the exit status."""
@@ -260,12 +214,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.disable()  # a short run without cycles: to look for them costs a fifth of reading a history
     found, series, wrong = gather(settings, options)
     top = options.top or settings.host.top
-    shown = render(found, series, wrong, settings.host, top)
+    shown = page.as_text(found, series, wrong, settings.host, top)
 
     def html() -> str:
         limits = {row["name"]: row["limit_bytes"] or 0.0 for row in found["programs"][:top]}
         charts = {name: (series.get(name, []), limit) for name, limit in limits.items()}
-        return page.render(shown, charts, options.refresh)
+        return page.as_html(shown, charts, options.refresh)
 
     if options.json:
         cli.print_json(found)
@@ -276,17 +230,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif options.dry_run or not options.telegram:
         print(shown)
     if options.telegram and not options.dry_run:
-        from upkeep.alerts import Alerts
-
         title = shown.split("\n")[0]
-        with Alerts(settings) as alerts:
-            alerts.inform(shown, kind="pre")
-            for kind, name, content, caption in enclosures(
-                found, series, title, html, options.attach
-            ):
-                alerts.attached = content
-                alerts.model = replace(alerts.model, upload=kind, file_name=name)
-                alerts.inform(caption)
+        send(settings, shown, enclosures(found, series, title, html, options.attach))
     return Exit.DONE if found["history_read"] else Exit.PROBLEM
 
 

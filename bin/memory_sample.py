@@ -13,6 +13,7 @@ configuration; 4 another run is at it.
 """
 
 import contextlib
+import functools
 import math
 import re
 import sys
@@ -20,21 +21,24 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, config, figures, files, leak, levels, memory, metrics, samples
-from upkeep.alerts import Alerts
+from upkeep import cli, config, files, leak, levels, memory, metrics, samples
 from upkeep.config import Config
 from upkeep.errors import Exit
 from upkeep.levels import Level
 from upkeep.reading import MOST_PROGRAMS, Reading, take
 from upkeep.samples import Row
 
+if TYPE_CHECKING:
+    from upkeep.alerts import Alerts
+
 EXAMPLES = """  memory_sample.py            # what cron runs every five minutes
   memory_sample.py --dry-run  # what is compared with which limit?"""
 HOUR, DAY = 3600.0, 86400.0
+Door = Callable[[], "Alerts"]  # called when there is something to tell: a healthy host imports less
 
 
 def parser() -> ArgumentParser:
@@ -46,13 +50,13 @@ def parser() -> ArgumentParser:
     return made
 
 
-def tell(alerts: Alerts, seen: Iterable[Level], counts: dict[str, int], forgetful: bool) -> None:
+def tell(alerts: Door, seen: Iterable[Level], counts: dict[str, int], forgetful: bool) -> None:
     """Open and close the episodes that are due; if counts can't be kept, one sample will do."""
     for level in seen:
         if counts[level.key] >= (1 if forgetful else level.in_a_row):
-            alerts.problem(level.key, level.text, f"{level.in_a_row} samples in a row")
+            alerts().problem(level.key, level.text, f"{level.in_a_row} samples in a row")
         elif counts[level.key] == -level.in_a_row:
-            alerts.recovered(level.key, level.text)
+            alerts().recovered(level.key, level.text)
 
 
 def new_kills(row: Row, last: Row) -> int:
@@ -63,14 +67,14 @@ def new_kills(row: Row, last: Row) -> int:
     return max(0, int(row["oom_kills"]) - before)
 
 
-def tell_kills(alerts: Alerts, kills: int, since: float) -> None:
+def tell_kills(alerts: Door, kills: int, since: float) -> None:
     """Report kills, with the victims that the kernel's log names `since` so long after boot."""
     from upkeep import death
 
     lines = [line for when, line in death.kernel_log() or [] if when >= since]
     names = re.findall(r"Killed process \d+ \(.*?\)", "\n".join(lines))
     title = f"out of memory: the kernel killed {kills} process(es)"
-    alerts.inform(title, "\n".join(names) or "which one is not known", level="critical")
+    alerts().inform(title, "\n".join(names) or "which one is not known", level="critical")
 
 
 def is_ours(state: Row) -> bool:
@@ -108,7 +112,8 @@ def measure(settings: Config, now: Reading) -> Row:
 
 def next_state(last: Row, now: Reading, seen: Sequence[Level], whole: bool) -> Row:
     """What this sample leaves for the next one; `whole`: nothing has failed so far."""
-    state = last | {"written_by": "memory_sample"}
+    state = {"measured_at": 0.0, "leaks": {}, "directories": {}} | last
+    state |= {"written_by": "memory_sample"}
     state |= {name: now.row[name] for name in ("boot_id", "uptime", "oom_kills")}
     if last.get("booted") is None or last["boot_id"] != state["boot_id"]:
         state["booted"] = now.time - now.host["uptime_seconds"]  # kept: the clock may be mended
@@ -121,20 +126,19 @@ def next_state(last: Row, now: Reading, seen: Sequence[Level], whole: bool) -> R
 def export(settings: Config, now: Reading, state: Row, began: float) -> None:
     """Write the textfile for Prometheus, if one is wanted. Raises OSError."""
     if settings.prometheus:
-        made, script = figures.of_host(settings, now, state), ("script", "memory_sample")
-        if state["succeeded_at"] is not None:
-            made["upkeep_last_success_timestamp_seconds"] = {script: state["succeeded_at"]}
-        made["upkeep_run_duration_seconds"] = {script: time.monotonic() - began}
+        from upkeep import figures
+
+        made = figures.collect(settings, now, state, time.monotonic() - began)
         metrics.write(settings.prometheus / "upkeep_memory.prom", made)
 
 
 def sample(
-    settings: Config, now: Reading, alerts: Alerts | None, began: float
+    settings: Config, now: Reading, alerts: Door | None, began: float
 ) -> tuple[Row, list[Level], int]:
     """Compare, alert and store; without `alerts` only compare."""
     last: Row = {"succeeded_at": None}
     hourly: Row = {}
-    file = settings.state / "memory" / "state.json"
+    file = settings.state / "memory/state.json"
     status = attempt(lambda: last.update(files.read_state(file, is_ours)))
     if not 0 <= now.time - last.get("measured_at", -HOUR) < HOUR:
         status |= attempt(lambda: hourly.update(measure(settings, now)))
@@ -157,12 +161,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Take one sample. Returns the exit status."""
     options, began = parser().parse_args(argv), time.monotonic()
     settings = config.load(options.config)
-    with contextlib.ExitStack() as stack:
-        alerts = None if options.dry_run else stack.enter_context(Alerts(settings))
-        if alerts:
+    with contextlib.ExitStack() as delivery, contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def alerts() -> "Alerts":
+            from upkeep.alerts import Alerts
+
+            return delivery.enter_context(Alerts(settings))
+
+        if not options.dry_run:
             attempt(lambda: stack.enter_context(files.lock(settings.state / "lock/memory.lock")))
         now = take(settings, options.proc_root, MOST_PROGRAMS)
-        row, seen, status = sample(settings, now, alerts, began)
+        row, seen, status = sample(settings, now, None if options.dry_run else alerts, began)
     if options.json:
         cli.print_json(row | {"over": [level.text for level in seen if level.over]})
     elif options.dry_run or options.verbose or sys.stdout.isatty():

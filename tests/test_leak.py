@@ -38,8 +38,8 @@ def test_a_straight_rise_is_a_leak_with_its_slope_bounds_and_time_to_the_limit()
     found = verdict(points, limit=300 * MIB)
     assert found.verdict == "leak" and found.growth_bytes_per_day
     assert found.growth_bytes_per_day == pytest.approx(48 * MIB, rel=0.02)
-    assert found.growth_low and found.growth_high
-    assert found.growth_low <= found.growth_bytes_per_day <= found.growth_high
+    low, high = found.growth_low_bytes_per_day, found.growth_high_bytes_per_day
+    assert low and high and low <= found.growth_bytes_per_day <= high
     left = (300 - 40 - 2 * 72) / 2 * 3600
     assert found.time_to_limit_seconds == pytest.approx(left, rel=0.05)
     later = leak.judge(points, 300 * MIB, points[-1].time + 3600)
@@ -51,10 +51,28 @@ def test_a_straight_rise_is_a_leak_with_its_slope_bounds_and_time_to_the_limit()
 
 
 def test_a_step_a_filling_cache_and_a_logarithm_are_told_apart_from_a_leak() -> None:
-    assert draw(lambda hour: 30.0 if hour > 40 else 0.0).verdict in ("step", "steady")
+    assert draw(lambda hour: 30.0 if hour > 40 else 0.0).verdict == "step"
     assert draw(lambda hour: 0.05 * hour + (30.0 if hour > 40 else 0.0)).verdict == "step"
     assert draw(lambda hour: min(60.0, hour * 2)).verdict == "plateau"
     assert draw(lambda hour: 20 * (hour + 1) ** 0.2).verdict == "plateau"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("step", "step"),
+        ("bounded_cache", "plateau"),
+        ("fragmentation", "plateau"),
+        *((kind, "steady") for kind in ("flat", "diurnal", "working_day", "sawtooth", "bursts")),
+        *((kind, "steady") for kind in ("step_down", "nightly_job", "shrinking")),
+    ],
+)
+def test_a_harmless_shape_is_called_what_it_is(kind: str, name: str) -> None:
+    rng, right = random.Random(SEED), 0
+    for _ in range(2 * COUNT):
+        shapes = [traces.BENIGN[kind](rng, 50), traces.noise(rng, 50)]
+        right += verdict(traces.trace(shapes, 50, HOURS, rng)).verdict == name
+    assert right >= 0.9 * 2 * COUNT
 
 
 def test_a_small_rise_of_a_big_program_is_steady() -> None:
@@ -75,6 +93,31 @@ def test_leaks_that_restarts_hide_are_found_by_comparing_lives() -> None:
     assert draw(traces.linear(5), restart=24).verdict == "leak"
     assert draw(traces.linear(5), restart=6).verdict == "leak"
     assert draw(lambda hour: 30 * min(1.0, hour), restart=6).verdict == "too_short"
+
+
+def test_a_sample_every_quarter_of_an_hour_finds_them_too() -> None:
+    rng = random.Random(SEED)
+    made = [traces.leaking(rng, "linear", HOURS, traces.leak_rate(rng), 6) for _ in range(COUNT)]
+    assert rate([points[::3] for points in made]) >= 0.9
+
+
+def test_growth_that_slows_down_in_an_old_program_is_a_plateau() -> None:
+    """What counts is when the growth began, not when the program did."""
+    points = traces.trace([lambda hour: 20 * (hour + 1) ** 0.2], 40, HOURS, random.Random(SEED))
+    old = [each._replace(age_seconds=each.age_seconds + 20 * leak.DAY) for each in points]
+    assert verdict(old).verdict == "plateau"
+    rng = random.Random(SEED)
+    slow = [traces.harmless(rng, "fragmentation", HOURS) for _ in range(4 * COUNT)]
+    aged = [[x._replace(age_seconds=x.age_seconds + 20 * leak.DAY) for x in each] for each in slow]
+    assert rate(aged) <= 0.02
+
+
+def test_a_life_that_is_mostly_a_gap_is_no_witness_against_a_leak() -> None:
+    points = traces.trace([traces.linear(5)], 40, HOURS, random.Random(SEED), restart_hours=12)
+    hole = [each for each in points if each.pid < 1003 or each.age_seconds < 7200]
+    late = [each for each in points if each.pid >= 1003 and each.age_seconds > 11 * 3600]
+    kept = sorted({*hole, *late}, key=lambda each: each.time)
+    assert verdict(kept).verdict == "leak"
 
 
 def test_a_clock_that_was_stepped_changes_nothing() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import tempfile
@@ -79,6 +80,15 @@ def test_json_says_the_same_in_bytes(home: Path, fake: FakeProc) -> None:
     assert first["rss_bytes"] == 61_000 * os.sysconf("SC_PAGE_SIZE")
     assert first["pss_bytes"] == 233_000 << 10
     assert (second["name"], second["pss_bytes"]) == ("server.js", None)
+
+
+def test_the_docs_name_every_key_of_the_document(home: Path, fake: FakeProc) -> None:
+    fill(home, fake)
+    found, docs = document(home, "--proc-root", fake.root), ROOT / "docs/memory_report.md"
+    rows = [found, *(found[key] for key in ("host", "coverage"))]
+    rows += [found[key][0] for key in ("programs", "disks", "directories")]
+    named = set(re.findall(r"`(\w+)`", docs.read_text()))
+    assert {key for row in rows for key in row} <= named
 
 
 def test_restarts_of_a_task_are_counted_by_window(home: Path) -> None:
@@ -217,6 +227,12 @@ def test_a_damaged_history_is_judged_by_what_is_left_of_it(home: Path) -> None:
     assert result.returncode == 0
     assert result.stderr.endswith("-: 2 lines are no samples: left out\n")
     assert "x: leak" in result.stdout.splitlines()[0]
+    endless = '"age_seconds": 1e999'
+    lines = [re.sub(r'"age_seconds": [\d.]+', endless, line) for line in history("x")[-40:]]
+    result = run_script(
+        "memory_report", "--config", config, "--history", "-", stdin="\n".join(lines)
+    )
+    assert result.returncode == 0 and "lines are no samples" in result.stderr
     for content in ("", "\n\n"):
         result = run_script("memory_report", "--config", config, "--history", "-", stdin=content)
         assert (result.returncode, result.stderr) == (0, "")
@@ -259,6 +275,26 @@ def test_the_history_of_this_host_gives_trends_growth_and_a_page(
     assert page.stat().st_mode & 0o777 == 0o644
 
 
+def test_every_problem_has_its_line_and_none_is_wider_than_the_screen(
+    home: Path, fake: FakeProc
+) -> None:
+    lines = [*history("short"), *history("a-very-long-name-of-a-program-that-leaks")]
+    (home / "history.jsonl").write_text("\n".join(lines) + "\n")
+    options = ("--history", home / "history.jsonl", "--proc-root", fake.root)
+    shown = report(home, *options).stdout.splitlines()
+    assert shown[0].startswith("PROBLEM: short: leak, 48 MiB a day, at its limit in ")
+    assert shown[1].startswith("and: a-very-long-name-of-a-program-that-leaks: leak, 48 MiB a day")
+    assert shown[2].startswith("  ") and max(map(len, shown)) <= 80
+
+
+def test_a_name_without_end_in_a_history_is_cut(home: Path, fake: FakeProc) -> None:
+    (home / "history.jsonl").write_text("\n".join(history("é" * 20_000, hours=20)))
+    result = report(home, "--history", home / "history.jsonl", "--proc-root", fake.root)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert 0 < result.stdout.count("é") < 500
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
 def test_an_export_is_judged_alike_elsewhere(home: Path, fake: FakeProc) -> None:
     fill(home, fake)
     exported = report(home, "--proc-root", fake.root, "--export", "-").stdout
@@ -299,25 +335,31 @@ def test_a_page_is_not_put_into_a_directory_that_is_not_there(home: Path, fake: 
 @pytest.mark.skipif(not shutil.which("pm2"), reason="pm2 is not installed")
 def test_restarts_are_those_that_pm2_counts_where_it_runs() -> None:
     home = Path(tempfile.mkdtemp())  # a short path: the titles of pm2's processes are cut
-    (home / "collector.js").write_text("setInterval(() => {}, 1000)")
+    for name in ("collector.js", "web.js"):
+        (home / name).write_text("setInterval(() => {}, 1000)")
     path = f"{Path(str(shutil.which('pm2'))).parent}:{os.environ['PATH']}"
     environment = {"PATH": path, "PM2_HOME": str(home / "pm2"), "HOME": str(home)}
     (home / "upkeep.toml").write_text("")
     try:
         for command in (
             ["start", str(home / "collector.js")],
+            ["start", str(home / "web.js"), "-i", "2"],
             ["restart", "all"],
             ["restart", "0"],
         ):
             subprocess.run(["pm2", *command], env=environment, check=True, capture_output=True)
         options = ("--config", home / "upkeep.toml", "--json")
 
-        def row() -> dict[str, Any]:  # node takes a moment until it has its name
-            found = json.loads(run_script("memory_report", *options, env={"PATH": path}).stdout)
-            rows = {each["name"]: each for each in found["programs"]}
-            return dict(rows.get("collector.js", {}))
+        def rows() -> dict[str, Any] | None:  # node takes a moment until it has its name
+            found = json.loads(run_script("memory_report", *options).stdout)["programs"]
+            rows = {each["name"]: each for each in found}
+            whole = rows.get("web.js", {}).get("processes") == 2 and "collector.js" in rows
+            return rows if whole else None
 
-        assert wait_until(row)["restarts_by_manager"] == 2
+        found = wait_until(rows)
+        assert found["collector.js"]["restarts_by_manager"] == 2  # with all, and alone
+        assert found["web.js"]["restarts_by_manager"] == 2  # two instances
+        assert found["PM2"]["restarts_by_manager"] is None
     finally:
         subprocess.run(["pm2", "kill"], env=environment, check=True, capture_output=True)
         shutil.rmtree(home)

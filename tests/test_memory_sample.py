@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import run_script
+from tests.helpers import ROOT, run_script
 from tests.helpers.bot_api import BotApi
 from tests.helpers.fake_proc import BOOT_ID, FakeProc
 from upkeep import files, proc, samples
@@ -66,6 +67,16 @@ def test_a_sample_is_silent_and_leaves_one_line(host: Host) -> None:
     page = os.sysconf("SC_PAGE_SIZE") // 1024
     assert second["programs"] == [["bot.py", 10, 5000, 1, 30_000 * page, 100_000]]
     assert host.api.texts == []
+
+
+def test_a_healthy_sample_imports_nothing_that_sends(host: Host) -> None:
+    FakeProc(host.home / "proc")
+    command = [sys.executable, "-X", "importtime", ROOT / "bin/memory_sample.py", "--config"]
+    command += [host.home / "upkeep.toml", "--proc-root", host.home / "proc"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "upkeep.samples" in done.stderr
+    for name in ("upkeep.telegram", "upkeep.outbox", "requests", "psutil", "subprocess"):
+        assert name not in done.stderr
 
 
 def test_memory_over_its_level_is_one_alert_and_one_recovery(host: Host) -> None:
@@ -225,6 +236,14 @@ def test_an_odd_state_is_set_aside_and_told_once(host: Host, odd: dict[str, Any]
     state = host.home / "var/memory/state.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | odd))
     assert "set aside" in host.sample()
+    assert host.sample() == ""
+
+
+def test_a_history_that_cannot_be_read_leaves_a_whole_state(host: Host) -> None:
+    (host.home / "var").mkdir(mode=0o700)
+    (host.home / "var/memory/2020-01-01.jsonl").mkdir(parents=True, mode=0o700)
+    assert "2020-01-01.jsonl: Is a directory" in host.sample(code=1)
+    (host.home / "var/memory/2020-01-01.jsonl").rmdir()
     assert host.sample() == ""
 
 

@@ -50,6 +50,7 @@ def textfile(home: Path) -> Path:
     for number in range(40):
         fake.process(100 + number, ["python3", f"/srv/bot{number}.py"], 1000 + number, pss_kib=9)
     fake.process(99, ["/srv/" + 'we"ird\\\n'], 9000)
+    fake.process(98, ["bash", "-c", "curl -H secret"], 9000)
     (home / "data").mkdir()
     target = home / "textfiles"
     target.mkdir()
@@ -93,7 +94,7 @@ def test_a_sample_passes_the_linter_of_prometheus(textfile: Path) -> None:
     lint(text)
     groups = [line for line in text.splitlines() if line.startswith("upkeep_processes{")]
     assert len(groups) == 25
-    assert "pid=" not in text and "/srv/bot" not in text
+    assert "pid=" not in text and "/srv/bot" not in text and "curl" not in text
 
 
 def test_what_alert_rules_need_is_there(textfile: Path) -> None:
@@ -113,7 +114,7 @@ def test_what_alert_rules_need_is_there(textfile: Path) -> None:
     assert found["upkeep_process_time_to_limit_seconds" + bot] == 0
     started = found["upkeep_process_start_time_seconds" + bot]
     assert started == pytest.approx(time.time() - 200_000 + 50, abs=60)
-    assert found["upkeep_processes" + other] == 41 - 1 - 22  # 25 groups with both tasks and this
+    assert found["upkeep_processes" + other] == 42 - 1 - 22  # 25 groups with both tasks and this
     assert found["upkeep_outbox_messages"] == 1 and found["upkeep_delivery_breaker_open"] == 1
     assert 590 < found["upkeep_outbox_oldest_age_seconds"] < 700
     assert any(name.startswith("upkeep_directory_size_bytes{path=") for name in found)

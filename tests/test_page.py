@@ -54,7 +54,7 @@ def sample_page(refresh: float = 0.0) -> str:
         HOSTILE: (nightly, 0.0),
     }
     report = f"PROBLEM: trader.py: leak, 48 MiB a day\n\n{HOSTILE}  12 MiB"
-    return page.render(report, charts, refresh)
+    return page.as_html(report, charts, refresh)
 
 
 def test_the_page_is_one_file_without_scripts_and_references() -> None:
@@ -76,7 +76,7 @@ def test_restarts_and_limits_are_marked_and_spikes_survive() -> None:
     assert marks and marks[1].count("M") == 2
     assert 'class="limit" d="M0 ' in leaky and 'class="limit" d=""' in nightly
     spike = [point(n * 300.0, 100 if n == 700 else 10) for n in range(864)]
-    drawn = page.render("x", {"x": (spike, 0.0)}, 0.0)
+    drawn = page.as_html("x", {"x": (spike, 0.0)}, 0.0)
     heights = [int(y) for y in re.findall(r"[ML]\d+ (\d+)", drawn.split("restart")[-1])]
     assert heights.count(min(heights)) == 1 and min(heights) < 30 < sorted(heights)[1]
 
@@ -89,7 +89,7 @@ def test_the_page_reloads_itself_only_when_told() -> None:
 def test_a_month_of_twenty_programs_is_a_small_page() -> None:
     rng = random.Random(1)
     month = traces.trace([traces.ragged_sawtooth(rng, 80)], 80, 720, rng, restart_hours=24)
-    made = page.render("x", {f"program{n}": (month, 9e9) for n in range(20)}, 30.0)
+    made = page.as_html("x", {f"program{n}": (month, 9e9) for n in range(20)}, 30.0)
     assert len(made) <= 300_000
 
 

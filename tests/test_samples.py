@@ -33,9 +33,16 @@ def test_what_is_appended_is_read_again_in_its_window(tmp_path: Path) -> None:
     series = samples.series(found)
     assert sorted(series) == ["program0.py", "program1.py"]
     point = series["program0.py"][-1]
-    assert point.life == ("b" * 36, 30000, 12345678)
+    assert samples.life_of(point) == ("b" * 36, 30000, 12345678)
     assert (point.rss_bytes, point.pss_bytes) == (123456 << 10, 98765 << 10)
     assert point.age_seconds == 1_000_000 - 3600 - 12345678 / TICKS_PER_SECOND
+
+
+def test_a_day_that_a_wrong_clock_made_hides_no_other(tmp_path: Path) -> None:
+    for hours in (30, 2, 1, -24 * 4000):
+        samples.append(tmp_path, line(NOW - hours * 3600))
+    found, _ = samples.read(tmp_path, 2 * 86400, NOW)
+    assert [NOW - row["time"] for row in found] == [h * 3600 for h in (30, 2, 1)]
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from upkeep.config import Config
-from upkeep.samples import Point, Series
+from upkeep.samples import Point, Series, life_of
 from upkeep.units import format_duration, format_size
 
 DAY = 86400.0
 WINDOW_SECONDS = 3 * DAY  # of the history that is looked at
 WARM_UP_SECONDS = 1800.0
-BLOCKS = 12
+BLOCKS, LEAST_SAMPLES = 12, 18
 LIVES = 5  # of a program that is restarted often, this many are judged together
 SHORT_LIFE, HALF_DAY, WHOLE_DAY = 4 * 3600.0, 12 * 3600.0, 23 * 3600.0
 LEAST_TREND = 2.33  # z of the one-sided Mann-Kendall test: p < 0.01
@@ -33,8 +33,8 @@ class Verdict(NamedTuple):
 
     verdict: str
     growth_bytes_per_day: float | None = None
-    growth_low: float | None = None
-    growth_high: float | None = None
+    growth_low_bytes_per_day: float | None = None
+    growth_high_bytes_per_day: float | None = None
     time_to_limit_seconds: float | None = None
     limit_bytes: float | None = None
 
@@ -49,21 +49,23 @@ def judge(points: Sequence[Point], limit_bytes: float | None, now: float) -> Ver
     """
     lives: dict[tuple[str, int, int], list[Point]] = {}
     for point in points:
-        lives.setdefault(point.life, []).append(point)
+        lives.setdefault(life_of(point), []).append(point)
     found = _judge_lives(list(lives.values())) if lives else Verdict("too_short")
     limit = (points[-1].limit_bytes if points else None) or limit_bytes
     found = found._replace(limit_bytes=limit)
     if found.verdict not in ("leak", "growing") or not found.growth_bytes_per_day or not limit:
         return found
     left = (limit - points[-1].rss_bytes) / found.growth_bytes_per_day * DAY
-    return found._replace(time_to_limit_seconds=max(0.0, left - now + points[-1].time))
+    passed = max(0.0, now - points[-1].time)
+    return found._replace(time_to_limit_seconds=max(0.0, left - passed))
 
 
 def describe(found: Verdict) -> str:
     """A verdict for people: "leak, 12 MiB a day, at its limit in 3 d 4 h"."""
     growth, left = found.growth_bytes_per_day, found.time_to_limit_seconds
     slope = f", {format_size(growth)} a day" if growth else ""
-    return found.verdict + slope + (f", at its limit in {format_duration(left)}" if left else "")
+    verdict = found.verdict.replace("_", " ")
+    return verdict + slope + (f", at its limit in {format_duration(left)}" if left else "")
 
 
 def judge_all(
@@ -87,7 +89,8 @@ def _judge_lives(lives: Sequence[Sequence[Point]]) -> Verdict:
     long_enough = [life for life, span in zip(lives, spans, strict=True) if span >= SHORT_LIFE]
     verdicts = [_judge_life(life) for life in long_enough[-LIVES:]]
     hits = [each for each in verdicts if each.verdict == "leak"]
-    if spans[-1] < WHOLE_DAY and len(hits) >= max(2, 0.6 * len(verdicts)):
+    judged = [each for each in verdicts if each.verdict != "too_short"]  # that: full of gaps
+    if spans[-1] < WHOLE_DAY and len(hits) >= max(2, 0.6 * len(judged)):
         return sorted(hits, key=lambda hit: hit.growth_bytes_per_day or 0)[len(hits) // 2]
     if spans[-1] < WHOLE_DAY and hits and (len(verdicts) > 1 or spans[-1] >= HALF_DAY):
         return hits[-1]._replace(verdict="growing")
@@ -102,28 +105,35 @@ def _judge_life(life: Sequence[Point]) -> Verdict:
     trend, spread = _mann_kendall(values)
     slope, low, high = sen_slope(floors, spread)
     residual = _deviation(floors, slope)
-    least = max(0.03 * _middle(values), LEAST_GROWTH, 3 * residual)
-    rises = [after - before for before, after in itertools.pairwise(values)]
-    if trend < LEAST_TREND or low <= LEAST_GROWTH or slope * (floors[-1][0] - floors[0][0]) < least:
+    least = max(0.03 * _middle(values), LEAST_GROWTH)
+    grown = slope * (floors[-1][0] - floors[0][0])
+    rising = trend >= LEAST_TREND and low > LEAST_GROWTH and grown >= max(least, 3 * residual)
+    kept = max(min(values[at:]) - max(values[:at]) for at in range(1, len(values)))
+    if not rising and kept < least:  # nothing was gained that was not lost again
         verdict = "steady"
-    elif max(rises) > 0.45 * sum(rises):
+    elif _at_once(values if rising else [value for _, value in _floors(life, BLOCKS * 6)]):
         verdict = "step"
     else:
-        verdict = "plateau" if _flattens(floors, slope, residual) else "leak"
+        verdict = "leak" if rising and not _flattens(floors, slope, residual) else "plateau"
     return Verdict(verdict, slope, low, high)
 
 
-def _floors(life: Sequence[Point]) -> list[Floor]:
-    """The floor of each block that has samples: of the PSS where all have one, else of the RSS."""
+def _at_once(values: Sequence[float]) -> bool:
+    rises = [after - before for before, after in itertools.pairwise(values)]
+    return max(rises) > 0.45 * sum(rises)
+
+
+def _floors(life: Sequence[Point], count: int = BLOCKS) -> list[Floor]:
+    """The floor of each of `count` blocks that has samples; of the RSS where the PSS has gaps."""
     whole = all(point.pss_bytes is not None for point in life)
     warm = [point for point in life if point.age_seconds >= WARM_UP_SECONDS]
-    if len(warm) < 2 * BLOCKS:
+    if len(warm) < LEAST_SAMPLES:
         return []
     begin = warm[0].age_seconds
-    width = (warm[-1].age_seconds - begin) / BLOCKS or 1.0
+    width = (warm[-1].age_seconds - begin) / count or 1.0
     blocks: dict[int, list[int]] = {}
     for point in warm:
-        index = min(BLOCKS - 1, int((point.age_seconds - begin) / width))
+        index = min(count - 1, int((point.age_seconds - begin) / width))
         blocks.setdefault(index, []).append((whole and point.pss_bytes) or point.rss_bytes)
     return [
         ((begin + (index + 0.5) * width) / DAY, float(sorted(block)[len(block) // 5]))
@@ -152,7 +162,8 @@ def sen_slope(floors: Sequence[Floor], spread: float = 0.0) -> tuple[float, floa
 def _flattens(floors: Sequence[Floor], slope: float, residual: float) -> bool:
     """Whether growth dies down: less of it in the last half and third, or like a logarithm."""
     half, third = (sen_slope(floors[len(floors) * n // 6 :])[0] for n in (3, 4))
-    logarithmic = [(math.log(age), value) for age, value in floors]
+    begin = floors[0][0] - (floors[1][0] - floors[0][0]) / 2
+    logarithmic = [(math.log(age - begin), value) for age, value in floors]
     like_log = _deviation(logarithmic, sen_slope(logarithmic)[0]) < 0.6 * residual
     return half < 0.6 * slope or third < 0.3 * slope or like_log
 

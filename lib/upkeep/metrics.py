@@ -22,7 +22,7 @@ HELP = {
     "upkeep_process_open_fds": "Open descriptors of the group, where they may be read.",
     "upkeep_process_start_time_seconds": "Unix time at which its oldest process started.",
     "upkeep_process_memory_limit_bytes": "max_rss of the task.",
-    "upkeep_process_restarts_total": "Starts of the task, or new lives of another program.",
+    "upkeep_process_restarts_total": "Starts of a task that upkeep itself runs.",
     "upkeep_process_given_up": "Whether the task's crash-loop breaker is open.",
     "upkeep_process_memory_growth_bytes_per_second": "Slope of its memory, judged once an hour.",
     "upkeep_process_leak_suspected": "Whether the verdict on that is a leak.",

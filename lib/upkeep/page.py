@@ -1,13 +1,16 @@
-"""Memory over time as a sparkline, and as an HTML page of inline SVG without scripts."""
+"""The report: as text with sparklines, and as an HTML page of inline SVG without scripts."""
 
+import math
+import textwrap
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from operator import attrgetter
 from typing import NamedTuple
 
 from upkeep import text, units
-from upkeep.samples import Point
+from upkeep.samples import Point, Row, Series, life_of
+from upkeep.settings import HostSettings
 
 _WIDTH, _HEIGHT = 640, 120
 _HEAD = """<!DOCTYPE html>
@@ -22,6 +25,66 @@ path {{ fill: none; stroke: #1c7ed6; stroke-width: 1.5; }}
 .limit {{ stroke: #e03131; }} .restart {{ stroke: gray; stroke-dasharray: 3; }}
 </style></head><body><h1>{title}</h1><pre>{report}</pre>
 """
+
+
+def as_text(
+    found: Row, series: Series, wrong: Sequence[str], settings: HostSettings, top: int
+) -> str:
+    """The report, 80 columns wide."""
+    size, host, coverage = units.format_size, found["host"], found["coverage"]
+    share, rate = host["used_bytes"] / host["limit_bytes"], host["swap_rate_bytes_per_second"]
+    fine = f"OK: {share:.0%} of {size(host['limit_bytes'])} in use"
+    told = ["PROBLEM: " + wrong[0], *(f"and: {each}" for each in wrong[1:])] if wrong else [fine]
+    lines = [part for line in told for part in textwrap.wrap(line, 80, subsequent_indent="  ")]
+    stalled = (host["pressure"] or {}).get("some_avg60", "?")
+    kills = "?" if host["oom_kills"] is None else host["oom_kills"]
+    lines += [
+        *_attention(found["programs"], settings),
+        f"available {size(host['available_bytes'])}, limit {size(host['limit_bytes'])}"
+        f" ({host['limit_source']}), stalled {stalled} % of a minute",
+        f"swap {size(host['swap_used_bytes'])} of {size(host['swap_total_bytes'])},"
+        f" moving {'?' if rate is None else size(rate)}/s; out-of-memory kills: {kills}",
+        "",
+    ]
+    cells = [
+        (
+            text.cut(text.printable(row["name"]), 24),
+            str(row["processes"]),
+            size(row["rss_bytes"]),
+            "-" if row["pss_bytes"] is None else size(row["pss_bytes"]),
+            str(row["restarts_24h"]),
+            row["verdict"].replace("_", " "),
+            sparkline(series.get(row["name"], [])),
+        )
+        for row in found["programs"][:top]
+    ]
+    lines += text.table(("PROGRAM", "N", "RSS", "PSS", "24H", "TREND", "LAST"), cells, "<>>>><<")
+    lines += [f"PSS known for {coverage['pss_known']} of {coverage['processes']} processes"]
+    return "\n".join([*map(text.printable, lines), *_places(found)])
+
+
+def _attention(programs: Sequence[Row], settings: HostSettings) -> Iterator[str]:
+    """The programs above the levels that deserve attention."""
+    for row in programs:
+        size, today, ever = row["rss_bytes"], row["restarts_24h"], row["restarts_by_manager"] or 0
+        often = max(today, ever) > settings.restarts_attention
+        if size > settings.program_attention or often:
+            in_all = f", {ever} in all by its manager's count" if ever else ""
+            yield f"! {row['name']}: {units.format_size(size)}, {today} restarts in 24 h{in_all}"
+
+
+def _places(found: Row) -> Iterator[str]:
+    """Disks, with the days until they are full, and the largest data directories."""
+    for row in found["disks"]:
+        used, free, rate = row["used_bytes"], row["free_bytes"], row["growth_bytes_per_day"]
+        days = free / rate if rate and rate > 0 else math.inf
+        full = f", full in {days:.0f} days" if days < 365 else ""
+        sizes = f"{units.format_size(used)} used, {units.format_size(free)} free{full}"
+        yield f"disk {text.printable(row['path'])}: {sizes}"
+    for row in found["directories"][:10]:
+        rate = row["growth_bytes_per_day"]
+        rise = f", {units.format_size(rate)} a day" if rate else ""
+        yield f"{text.printable(row['path'])}: {units.format_size(row['size_bytes'])}{rise}"
 
 
 def columns(points: Sequence[Point], count: int) -> dict[int, Point]:
@@ -45,7 +108,9 @@ def sparkline(points: Sequence[Point], count: int = 10) -> str:
     return "".join("▁▂▃▄▅▆▇█"[heights[at]] if at in heights else " " for at in range(count))
 
 
-def render(report: str, charts: Mapping[str, tuple[Sequence[Point], float]], refresh: float) -> str:
+def as_html(
+    report: str, charts: Mapping[str, tuple[Sequence[Point], float]], refresh: float
+) -> str:
     """The page: `report`, its first line as the title, and charts of (points, limit in bytes).
 
     With `refresh` the page loads itself anew after that many seconds.
@@ -80,11 +145,11 @@ def chart(points: Sequence[Point], limit: float, width: int, height: int) -> Cha
     made = Chart([], [], round(height * (1 - limit / top)) if limit < top else None, top)
     last = None
     for index, point in found.items():
-        if point.life != last:
+        if (life := life_of(point)) != last:
             made.restarts.extend([index * 4] if last else [])
             made.lines.append([])
         made.lines[-1].append((index * 4, round(height * (1 - point.rss_bytes / top))))
-        last = point.life
+        last = life
     return made
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import json
 import os
 import re
@@ -61,11 +62,15 @@ def collect(root: str, settings: Config, boot_id: str) -> list[Program]:
 
 
 def record_of(settings: Config, task: str) -> dict[str, Any]:
-    """What is on record about a task (see task.Record); {} where that can't be read."""
-    with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError):
+    """What is on record about a task (see task.Record), with "starts" and whether it is "given_up".
+
+    {} where that can't be read.
+    """
+    with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError, TypeError):
         known = json.loads(files.read_small(settings.state / f"tasks/{task}.json", 1 << 20))
         if {type(known.get(name)) for name in ("pid", "start_ticks")} == {int}:
-            return dict(known)
+            starts, lost = sum(known.get("counts", {}).values()), known.get("trouble", {})
+            return {**known, "starts": starts, "given_up": "given_up" in lost}
     return {}
 
 
@@ -121,16 +126,20 @@ def _names(running: Iterable[Stat], root: str) -> dict[int, str]:
 
 def _full_name(stat: Stat, root: str) -> str:
     """What it runs, a script with its whole path. A title that it gave itself is split up."""
-    name, line = stat.name, b""
+    name = stat.name
     with contextlib.suppress(OSError):
         with open(f"{root}/{stat.pid}/cmdline", "rb", 0) as file:
-            line = file.read(4096)
-        words = line.decode("utf-8", "surrogateescape").rstrip("\0").split("\0")
-        titled = len(words) == 1 and os.path.basename(words[0])[:15] != stat.name
-        name = program_name(words[0].split() if titled else words, stat.name)
+            name = _name_in(file.read(4096), stat.name)
         if name.endswith((".py", ".js", ".sh", ".rb", ".pl")) and not name.startswith("/"):
             name = os.path.join(os.readlink(f"{root}/{stat.pid}/cwd"), name)
     return os.path.normpath(name)
+
+
+@functools.cache  # many processes have the same command line
+def _name_in(line: bytes, fallback: str) -> str:
+    words = line.decode("utf-8", "surrogateescape").rstrip("\0").split("\0")
+    titled = len(words) == 1 and os.path.basename(words[0])[:15] != fallback
+    return program_name(words[0].split() if titled else words, fallback)
 
 
 def program_name(words: list[str], fallback: str) -> str:

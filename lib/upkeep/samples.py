@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,15 +36,14 @@ class Point(NamedTuple):
     pss_bytes: int | None = None
     limit_bytes: int | None = None
 
-    @property
-    def life(self) -> tuple[str, int, int]:
-        """What stays the same until the program is started anew."""
-        return self.boot_id, self.pid, self.start_ticks
 
-
+life_of = attrgetter("boot_id", "pid", "start_ticks")  # the same until a program is started anew
 Series = dict[str, list[Point]]
 _NUMBERS = ("pid", "start_ticks", "rss_bytes", "pss_bytes", "limit_bytes")
+_LONGEST_NAME = 200
+_MOST_SECONDS = 1e11  # no Unix time is beyond it
 _MOST_NUMBER = 1 << 62  # of bytes, PIDs and ticks; what is larger is damage
+_known: dict[tuple[str, int, int], tuple[str, int, int]] = {}  # what many samples have in common
 _BEGUN = re.compile(rb'\{"time":(\d+),')
 _DECODER = json.JSONDecoder(parse_constant=lambda name: [name])  # a NaN is no number here
 
@@ -54,10 +54,16 @@ def _count(value: Any) -> int:
     return int(value)
 
 
+def _seconds(value: Any) -> float:
+    if abs(value) > _MOST_SECONDS:
+        raise ValueError
+    return float(value)
+
+
 _KINDS: dict[str, Callable[[Any], Any]] = {
-    "time": float,
+    "time": _seconds,
     "boot_id": str,
-    "age_seconds": float,
+    "age_seconds": _seconds,
     **dict.fromkeys(_NUMBERS, _count),
 }
 
@@ -67,7 +73,7 @@ def append(state: Path, row: Row) -> None:
 
     What is too old is counted in days that have samples: a clock that was wrong deletes nothing.
     """
-    day = datetime.fromtimestamp(row["time"], UTC).strftime("%Y-%m-%d")
+    day = _day(row["time"])
     data = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
     files.append_line(state / "memory" / f"{day}.jsonl", data)
     total = 0
@@ -75,6 +81,10 @@ def append(state: Path, row: Row) -> None:
         total += path.stat().st_size
         if count > DAYS or (total > MOST_BYTES and count > 1):
             path.unlink()
+
+
+def _day(time: float) -> str:
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d")
 
 
 def _days(state: Path) -> list[Path]:
@@ -88,7 +98,8 @@ def read(state: Path, seconds: float, now: float, dense: float = math.inf) -> tu
     twelve is taken, about one an hour. Raises OSError.
     """
     found, skipped = [], 0
-    for count, path in enumerate(reversed(_days(state)[-math.ceil(seconds / 86400) - 1 :])):
+    days = [path for path in _days(state) if path.stem <= _day(now + 86400)]  # a wrong clock's: no
+    for count, path in enumerate(reversed(days[-math.ceil(seconds / 86400) - 1 :])):
         rows, every = [], 12 if count * 86400 > dense else 1
         with open(path, "rb", opener=files.open_quietly) as lines:
             for data in itertools.islice(lines, 0, None, every):
@@ -105,8 +116,7 @@ def read(state: Path, seconds: float, now: float, dense: float = math.inf) -> tu
 
 def _object(data: bytes) -> Row:
     value: Row = _DECODER.decode(data.decode("utf-8", "surrogatepass"))
-    if not math.isfinite(value["time"]):
-        raise ValueError
+    _seconds(value["time"])
     return value
 
 
@@ -117,9 +127,11 @@ def with_points(row: Row) -> Row:
     for name, pid, start, _processes, rss, *pss in row["programs"]:
         if not 0 <= pid < _MOST_NUMBER or abs(start) > _MOST_NUMBER or rss < 0:
             raise ValueError
+        key = (sys.intern(name), pid, start)
+        name, pid, start = _known.setdefault(key, key)
         age, known = uptime - start / proc.TICKS_PER_SECOND, pss[0] << 10 if pss else None
-        point = Point(time, boot_id, pid, start, rss << 10, age, known)
-        points.append((sys.intern(name), point))
+        points.append((name, Point(time, boot_id, pid, start, rss << 10, age, known)))
+    _count(abs(uptime))
     for kind, length in (("disks", 2), ("dirs", 1)):
         for sizes in row.get(kind, {}).values():
             if len([_count(size) for size in sizes]) != length:
@@ -144,7 +156,7 @@ def parse(lines: Iterable[bytes]) -> tuple[Series, int]:
         try:
             row = _object(data)
             known = {k: kind(row[k]) for k, kind in _KINDS.items() if row.get(k) is not None}
-            found.setdefault(str(row["name"]), []).append(Point(**known))
+            found.setdefault(str(row["name"])[:_LONGEST_NAME], []).append(Point(**known))
         except _DAMAGE:
             skipped += bool(data.strip())
     return found, skipped
