@@ -17,10 +17,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from tests.bench import row  # noqa: E402
-
 NAIVE = """
 import json, os, sys, time
 path, cutoff = sys.argv[1], float(sys.argv[2])
@@ -47,15 +43,8 @@ def timed(command: Sequence[str | Path]) -> tuple[float, float, float]:
     return wall, user + system, memory / 1024
 
 
-def compare(
-    title: str,
-    made: Callable[[], object],
-    rivals: dict[str, list[str | Path]],
-    goals: dict[str, float],
-) -> None:
+def compare(title: str, made: Callable[[], object], rivals: dict[str, list[str | Path]]) -> None:
     """Run every rival RUNS times on fresh data, in turn; print medians and ratios to the first.
-
-    `goals` says how long each of ours may take, in times of the first.
 
     The ratio of CPU time holds on a busy machine too, where the script's niceness costs it time.
     """
@@ -72,11 +61,6 @@ def compare(
     for name, (wall, cpu, memory) in medians.items():
         ratios = f"wall x{wall / first[0]:.3f}  cpu x{cpu / max(first[1], 0.01):.3f}"
         print(f"{title:28} {name:26} {wall:7.2f} s  {ratios}  {memory:6.1f} MiB", flush=True)
-    peers = [name for name in medians if name not in goals]
-    for ours, goal in goals.items():
-        for peer in peers:
-            wanted = goal if peer == peers[0] else None
-            row(f"{title}: {ours}", medians[ours][0], peer, medians[peer][0], wanted, "s")
 
 
 def cleanup(config: Path, *args: str | Path) -> list[str | Path]:
@@ -132,7 +116,6 @@ def files(place: Path, config: Path, full: bool) -> None:
                 config, data, "--match", "*.jsonl", "--max-total", "1T", "--dry-run"
             ),
         },
-        {"cleanup --dry-run": 1.6, "cleanup budget --dry-run": 4.0},
     )
     count = 100_000 if full else 20_000
     rivals: dict[str, list[str | Path]] = {
@@ -144,7 +127,7 @@ def files(place: Path, config: Path, full: bool) -> None:
     if shutil.which("systemd-tmpfiles"):
         (place / "t.conf").write_text(f"e {data} - - - m:90d\n")
         rivals["systemd-tmpfiles"] = ["systemd-tmpfiles", "--clean", place / "t.conf"]
-    compare(f"delete half of {count}", lambda: make_files(data, count), rivals, {"cleanup": 1.6})
+    compare(f"delete half of {count}", lambda: make_files(data, count), rivals)
     shutil.rmtree(data)
 
 
@@ -168,9 +151,8 @@ def archive(place: Path, config: Path, full: bool) -> None:
         fresh()
         timed(command)
         sizes[name] = (data / "a.log.gz").stat().st_size
-    compare(f"compress {size >> 20} MiB", fresh, rivals, {"cleanup compress": 1.25})
-    ours, theirs = sizes["cleanup compress"] / 1e6, sizes["gzip -6"] / 1e6
-    row("size of the archive", ours, "gzip -6", theirs, 1.25, "MB")
+    compare(f"compress {size >> 20} MiB", fresh, rivals)
+    print(f"size of the archive, to gzip -6: x{sizes['cleanup compress'] / sizes['gzip -6']:.3f}")
     shutil.rmtree(data)
 
 
@@ -179,11 +161,9 @@ def records(place: Path, config: Path, full: bool) -> None:
     data.mkdir()
     size = 1000 << 20 if full else 60 << 20
     path = data / "a.jsonl"
-    for title, share, ordered, goal in (
-        ("daily 1.1 %", 0.011, True, 0.02),
-        ("keep 30 %", 0.7, True, 0.17),
-        ("unordered", 0.5, False, 0.3),
-    ):
+    for title, share, ordered in (
+        ("daily 1.1 %", 0.011, True), ("keep 30 %", 0.7, True), ("unordered", 0.5, False),
+    ):  # fmt: skip
         make_records(place / "original", size, ordered)
         limit = 90 * DAY * (1 - share)
 
@@ -200,14 +180,13 @@ def records(place: Path, config: Path, full: bool) -> None:
                 "naive json.loads rewrite": [sys.executable, "-c", NAIVE, path, str(cutoff)],
                 "cleanup prune": cleanup(config, *rule),
             },
-            {"cleanup prune": goal},
         )
     shutil.rmtree(data)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", default=os.environ.get("UPKEEP_LONG") == "1")
+    parser.add_argument("--full", action="store_true")
     parser.add_argument("--place", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--only", choices=("files", "archive", "records"))
     parser.add_argument("--runs", type=int, default=RUNS)
