@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import ROOT, cron_machine
-from tests.helpers.bot_api import CHAT, TOKEN
+from tests.helpers.bot_api import CHAT, TOKEN, BotApi
 from tests.helpers.cron_machine import Machine
 
 PLAYBOOK = ROOT / "ansible" / "upkeep.yml"
@@ -46,7 +46,7 @@ def require() -> None:
 class Fleet:
     """One host, which is this one with crontabs of its own, and what is to be put on it."""
 
-    def __init__(self, home: Path, host: Machine) -> None:
+    def __init__(self, home: Path, host: Machine, api: BotApi) -> None:
         self.home, self.host, self.place = home, host, home / "opt" / "upkeep"
         self.place.parent.mkdir()
         (home / "lists").mkdir()
@@ -61,6 +61,7 @@ class Fleet:
             "upkeep_config": CONFIG.format(place=home),
             "upkeep_telegram_bot_token": TOKEN,
             "upkeep_telegram_chat_id": CHAT,
+            "upkeep_env": f"TELEGRAM_API_BASE={api.base}",
             "ansible_python_interpreter": "/usr/bin/python3",
             "ansible_remote_tmp": str(home / "ansible"),
         }
@@ -84,8 +85,8 @@ class Fleet:
 @pytest.fixture
 def fleet(home: Path) -> Iterator[Fleet]:
     require()
-    with cron_machine.machine(home / "machine") as host, host.cron():
-        yield Fleet(home, host)
+    with BotApi() as api, cron_machine.machine(home / "machine") as host, host.cron():
+        yield Fleet(home, host, api)
 
 
 def changed(result: subprocess.CompletedProcess[str]) -> int:

@@ -92,7 +92,7 @@ def parse_stat(data: bytes) -> Stat | None:
             session=int(fields[3]),
             start_ticks=int(fields[19]),
             cpu_ticks=int(fields[11]) + int(fields[12]),
-            rss_bytes=int(fields[21]) * PAGE_BYTES,
+            rss_bytes=max(0, int(fields[21])) * PAGE_BYTES,
         )
     except ValueError:
         return None

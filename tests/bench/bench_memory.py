@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests import bench
 from tests.helpers import ROOT, traces
 from upkeep import leak, page, proc, programs, samples
 from upkeep.samples import Point
@@ -47,9 +48,7 @@ def cost(command: list[str]) -> Cost:
 
 
 def told(name: str, value: float, goal: float, unit: str = "", gates: bool = True) -> bool:
-    good = value <= goal
-    print(f"{'ok' if good else 'MISSED':6} {name}: {value:.3g} {unit}, goal at most {goal:g}")
-    return good or not gates
+    return bench.row(name, value, goal=goal, unit=unit) or not gates
 
 
 def crowd(count: int) -> list[subprocess.Popen[bytes]]:
@@ -77,12 +76,12 @@ def write_history(state: Path, days: int) -> None:
 def compare(place: Path, rounds: int) -> list[bool]:
     """Whole runs, one after the other in turns; the median of each."""
     (place / "upkeep.toml").write_text('[host]\ntop = 15\n[paths]\nstate = "var"\n')
-    ours = [sys.executable, str(ROOT / "bin")]
+    bins = str(ROOT / "bin")
     options = ["--config", str(place / "upkeep.toml")]
     found = shutil.which("ps_mem") or shutil.which("ps_mem", path=Path(sys.executable).parent)
     commands = {
-        "report": [ours[0], f"{ours[1]}/memory_report.py", *options],
-        "sample": [ours[0], f"{ours[1]}/memory_sample.py", *options],
+        "report": [sys.executable, f"{bins}/memory_report.py", *options],
+        "sample": [sys.executable, f"{bins}/memory_sample.py", *options],
         "ps_mem": [found] if found else [],
         "smem": [smem] if (smem := shutil.which("smem")) else [],
         "psutil full info": [sys.executable, "-c", LOOP],
@@ -101,7 +100,8 @@ def compare(place: Path, rounds: int) -> list[bool]:
     for name in ("report", "sample"):
         for peer, goal in (("ps_mem", 0.75), ("smem", 0.25), ("psutil full info", 0.7)):
             if peer in middle:
-                results.append(told(f"{name} / {peer}", middle[name] / middle[peer], goal))
+                ours, theirs = 1000 * middle[name], 1000 * middle[peer]
+                results.append(bench.row(name, ours, peer, theirs, goal, "ms CPU"))
         peak = statistics.median(peak for _, peak in runs[name])
         results.append(told(f"{name}, peak", peak, 20, "MiB", gates=False))
     results.append(told("a day of samples", middle["sample"] * 288, 20, "s CPU", gates=False))

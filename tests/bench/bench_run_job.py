@@ -1,7 +1,7 @@
 """What run_job.py costs: python -m tests.bench.bench_run_job
 
-Prints one line for each figure, "ok" or "MISSED", and ends with 1 when one is missed. The peer is
-the chain that people write by hand: chronic flock -n LOCK timeout 9 COMMAND.
+Prints one row for each figure and ends with 1 when a goal is missed. The peer is the chain that
+people write by hand: chronic flock -n LOCK timeout 9 COMMAND.
 """
 
 import statistics
@@ -11,16 +11,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.bench import row
 from tests.helpers import ROOT
 
 TURNS = 31
 PYTHON = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
-
-
-def told(name: str, value: float, limit: float, unit: str) -> bool:
-    good = value <= limit
-    print(f"{'ok' if good else 'MISSED':6} {name}: {value:.2f} {unit}, goal at most {limit:g}")
-    return good
 
 
 def seconds(*command: str | Path) -> float:
@@ -36,8 +31,7 @@ def overhead(job: tuple[str | Path, ...], lock: Path) -> bool:
         for _ in range(TURNS)
     ]
     peer, ours = (statistics.median(each) for each in zip(*pairs, strict=True))
-    print(f"       wrapping true: chain {peer * 1000:.1f} ms, run_job.py {ours * 1000:.1f} ms")
-    return told("wrapping true, ratio to the chain", ours / peer, 1.2, "x")
+    return row("wrapping true", ours * 1000, "chronic flock timeout", peer * 1000, 1.2)
 
 
 def memory(job: tuple[str | Path, ...], log: Path) -> list[bool]:
@@ -51,8 +45,8 @@ def memory(job: tuple[str | Path, ...], log: Path) -> list[bool]:
     left = log.stat().st_size / 2**20
     print(f"       the log was at most {largest / 2**20:.0f} MiB large meanwhile")
     return [
-        told("peak RSS with 1 GB of output", peak / 1024, 20.0, "MiB"),
-        told("size of the log after 1 GB of output", left, 64.0, "MiB"),
+        row("peak RSS with 1 GB of output", peak / 1024, goal=20.0, unit="MiB"),
+        row("size of the log after 1 GB of output", left, goal=64.0, unit="MiB"),
     ]
 
 

@@ -1,7 +1,7 @@
 """telegram_alert.py beside its peers in one run: python -m tests.bench.bench_telegram [RUNS]
 
-Prints one line for each figure, "ok" or "MISSED", and ends with 1 when one is missed. apprise is
-a peer when it is installed for this Python (it makes one try, keeps nothing and marks nothing).
+Prints one row for each figure and ends with 1 when a goal is missed. apprise is a peer when it is
+installed for this Python (it makes one try, keeps nothing and marks nothing).
 """
 
 import importlib.util
@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.bench import row
 from tests.helpers import ROOT
 from tests.helpers.bot_api import CHAT, TOKEN, BotApi
 
@@ -43,13 +44,6 @@ def medians(commands: dict[str, list[str]], env: dict[str, str], runs: int) -> d
     return {name: statistics.median(found) for name, found in walls.items()}
 
 
-def told(name: str, mine: float, peer: float, limit: float) -> bool:
-    good = mine / peer <= limit
-    state = "ok" if good else "MISSED"
-    print(f"{state:6} {name}: {mine:.0f} ms / {peer:.0f} ms = {mine / peer:.2f}, goal {limit:g}")
-    return good
-
-
 def main() -> int:
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 21
     home = Path(tempfile.mkdtemp(prefix="bench-telegram-"))
@@ -69,11 +63,11 @@ def main() -> int:
             commands["apprise"] = [sys.executable, "-c", APPRISE, url, "hello"]
         found = medians(commands, env, runs)
     good = [
-        told("empty flush / bare interpreter", found["flush"], found["bare"], 4.0),
-        told("send / a script with requests.post", found["send"], found["requests"], 1.2),
+        row("empty flush", found["flush"], "bare interpreter", found["bare"], 4.0),
+        row("send", found["send"], "a script with requests.post", found["requests"], 1.2),
     ]
     if "apprise" in found:
-        good.append(told("send / apprise", found["send"], found["apprise"], 1.0))
+        good.append(row("send", found["send"], "apprise", found["apprise"], 1.0))
     return 0 if all(good) else 1
 
 
