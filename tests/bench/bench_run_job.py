@@ -59,7 +59,7 @@ def time_limit(job: tuple[str | Path, ...]) -> bool:
         began = time.perf_counter()
         subprocess.run(limited, check=False, stderr=subprocess.DEVNULL)
         slowest = max(slowest, time.perf_counter() - began - 2.0)
-    return told("beyond a time limit of 1 s and a grace of 1 s", slowest, 1.0, "s")
+    return row("beyond a time limit of 1 s and a grace of 1 s", slowest, goal=1.0, unit="s")
 
 
 def main() -> int:
