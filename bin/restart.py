@@ -24,7 +24,8 @@ from upkeep import cli, config, control, history, limits, outcome, proc
 from upkeep.errors import Exit, OperatorError
 from upkeep.family import Processes
 from upkeep.outcome import Result
-from upkeep.settings import TaskSettings, command_words
+from upkeep.readers import command_words
+from upkeep.settings import TaskSettings
 from upkeep.task import Task
 
 EXAMPLES = """  restart.py trader                       # a fresh copy, now

@@ -9,8 +9,9 @@ from upkeep import files, history, launch, manager, pidfile, proc, record
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
 from upkeep.family import TAG, Family
+from upkeep.readers import command_words
 from upkeep.record import Record
-from upkeep.settings import TaskSettings, command_words
+from upkeep.settings import TaskSettings
 
 
 class Task:

@@ -10,7 +10,7 @@ import re
 from dataclasses import MISSING, fields
 
 from tests.helpers import ROOT
-from upkeep import settings
+from upkeep import readers, settings
 
 EXAMPLE = (ROOT / "upkeep.example.toml").read_text()
 HEAD = """\
@@ -53,7 +53,7 @@ WORDS = {
 }
 
 
-def takes(reader: settings.Reader) -> str:
+def takes(reader: readers.Reader) -> str:
     """What a key's reader accepts, in words."""
     kind = reader.__qualname__.partition(".")[0]
     held = [cell.cell_contents for cell in reader.__closure__ or ()]
@@ -67,7 +67,7 @@ def takes(reader: settings.Reader) -> str:
     if kind == "readiness":
         inner = settings.keys(settings.Ready).items()
         return "table of " + ", ".join(f"`{name}`: {takes(key.reader)}" for name, key in inner)
-    names = {id(each): name for name, each in vars(settings).items()}
+    names = {id(each): name for name, each in vars(readers).items()}
     name = names[id(reader)]
     return WORDS.get(name, name)
 
