@@ -408,6 +408,20 @@ def test_a_port_counts_only_when_the_program_itself_listens(
         assert house.rows("watchdog", "web", code=1)[0]["outcome"] == "running"
 
 
+def test_whoever_has_the_port_of_a_program_that_ended_is_named(house: House) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        code = (
+            "import socket, sys\ntry: socket.create_server(('127.0.0.1', int(sys.argv[1])))\n"
+            "except OSError as error: sys.exit(str(error))"
+        )
+        command = [sys.executable, "-c", code, str(port)]
+        house.task("web", command, verify=5, ready={"tcp": f"127.0.0.1:{port}"})
+        detail = house.rows("restart", "web", code=1)[0]["detail"]
+    assert "exit status 1" in detail and "Address already in use" in detail
+    assert f"pid {os.getpid()} (" in detail and ") had its port" in detail
+
+
 def test_ready_by_log_file_and_command(house: House, home: Path) -> None:
     house.task("log", ready={"log": "^ready", "timeout": 20})
     house.rows("restart", "log", code=0)
