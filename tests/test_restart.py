@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -379,6 +380,12 @@ def test_all_passes_over_tasks_that_are_down_and_orders_by_depends(house: House)
     ]
     house.task("db", depends=["web"])
     assert "circle" in house.run("restart", "--all").stderr
+
+
+def test_every_trap_of_the_docs_names_its_test() -> None:
+    named = re.findall(r"`(test_\w+)` \|$", (ROOT / "docs/restart.md").read_text(), re.MULTILINE)
+    code = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    assert len(named) == 20 and [name for name in named if f"def {name}(" not in code] == []
 
 
 def test_usage_errors(house: House) -> None:
