@@ -613,6 +613,20 @@ def test_a_variable_that_cannot_be_passed_on_is_refused(house: House, home: Path
     assert result.returncode == 2 and "API.KEY" in result.stderr and house.copies("trader") == []
 
 
+def test_a_key_that_cannot_be_fulfilled_is_named(house: House, home: Path) -> None:
+    pid = house.start("trader")
+    (home / "env").write_bytes(b"\xff")
+    for keys, why in (
+        ({"limits": {"nofile": 1 << 40}}, "limits: nofile = 1099511627776"),
+        ({"env_file": home / "env"}, f"env_file {home}/env"),
+        ({"cwd": home / "nowhere"}, f"{home}/nowhere"),
+    ):
+        house.task("trader", **keys)
+        result = house.run("restart", "trader")
+        assert result.returncode == 2 and why in result.stderr, result.stderr
+    assert house.copies("trader") == [pid]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 class TestAnotherUser:
     """What the user of a task lays out must not lead root astray."""

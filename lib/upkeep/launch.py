@@ -101,7 +101,7 @@ def environment(config: Config, task: TaskSettings) -> dict[str, str]:
             with _rights_for(task, task.env_file), open(task.env_file, encoding="utf-8") as file:
                 values |= dotenv_values(stream=file, interpolate=False)
         except (OSError, UnicodeDecodeError) as error:
-            raise _fault(task, f"env_file: {error}") from None
+            raise _fault(task, f"env_file {task.env_file}: {error}") from None
         if task.env_file.resolve() == config.env_file.resolve():
             values.pop("TELEGRAM_BOT_TOKEN", None)  # the token is upkeep's, not the task's
     for odd in (name for name in values if not (name.isascii() and name.isidentifier())):
@@ -193,7 +193,10 @@ def _take_rights(task: TaskSettings) -> None:
     os.umask(task.umask)
     os.setpriority(os.PRIO_PROCESS, 0, task.nice or os.getpriority(os.PRIO_PROCESS, 0))
     for name, value in task.limits.items():
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name.upper()}"), (value, value))
+        try:
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name.upper()}"), (value, value))
+        except (OSError, ValueError) as error:
+            raise OSError(f"limits: {name} = {value}: {error}") from None
     if not in_scope(task):
         become(account, group)
 
