@@ -10,7 +10,7 @@ import re
 import sys
 import time
 
-from upkeep import files, launch, proc, text, units
+from upkeep import files, proc, rights, text, units
 from upkeep.launch import Waiting
 from upkeep.settings import Ready
 from upkeep.task import Task
@@ -123,15 +123,15 @@ def _command_fails(task: Task, ready: Ready) -> str | None:
     """Why the check does not say yes; it has the task's rights, and timeout(1) ends its group."""
     import subprocess
 
-    null, (account, group) = subprocess.DEVNULL, launch.user_of(task.settings)
+    null, (account, group) = subprocess.DEVNULL, rights.user_of(task.settings)
     done = subprocess.run(
         ["/usr/bin/timeout", "--signal=KILL", f"{ready.timeout:f}", *ready.command],
         stdin=null,
         stdout=null,
         stderr=null,
-        env=launch.environment(task.config, task.settings),
+        env=rights.environment(task.config, task.settings),
         cwd=task.settings.cwd,
-        preexec_fn=lambda: launch.become(account, group),
+        preexec_fn=lambda: rights.become(account, group),
         check=False,
     )
     return f"{ready.command[0]} said {done.returncode}" if done.returncode else None
