@@ -133,6 +133,7 @@ def test_an_orphan_is_known_by_the_session_and_its_own_executable(house: House) 
     kill(main)
     house.rows("restart", "trader", code=0)
     assert not is_running(child)
+    house.rows("stop", "trader", code=0)  # nothing else would find the new child
 
 
 def test_a_frozen_program_is_stopped_within_its_grace(house: House) -> None:
