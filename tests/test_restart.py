@@ -468,20 +468,20 @@ def test_signals_reach_only_the_adopted_process_and_its_children(house: House, h
     house.task("trader", worker("--child"))
     code = f"exec {' '.join(worker('--child'))} > {home}/out"
     shell = subprocess.Popen(["sh", "-c", code], process_group=0)
+    neighbour = subprocess.Popen(["sleep", "1002"], process_group=shell.pid)
     try:
         wait_until(lambda: (home / "out").exists() and "ready" in (home / "out").read_text())
         path = house.state / "run" / "trader.pid"
         path.parent.mkdir(parents=True, mode=0o700)
         path.write_text(f"{shell.pid}\n")
-        neighbour = subprocess.Popen(["sleep", "1002"], process_group=os.getpgid(shell.pid))
         house.rows("stop", "trader", code=0)
         assert shell.wait(5) == -signal.SIGTERM and neighbour.poll() is None
         lines = (home / "out").read_text().splitlines()
         child = next(int(line.split()[1]) for line in lines if line.startswith("child"))
         assert not is_running(child)
+    finally:
         neighbour.kill()
         neighbour.wait()
-    finally:
         shell.kill()
         shell.wait()
 
