@@ -13,11 +13,12 @@ Exit codes: 0 all is as wanted; 1 something is not; 2 usage or configuration; 3 
 not proven; 6 something cannot be stopped; 7 something is given up.
 """
 
+import itertools
 import os
 import sys
 import time
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
@@ -195,9 +196,9 @@ def tick(settings: Config, names: Sequence[str], dry_run: bool) -> list[Result]:
     return [each for each in results if each.outcome != "busy"]
 
 
-def linger(settings: Config, names: Sequence[str], seconds: float) -> None:
+def linger(settings: Config, names: Sequence[str], seconds: float) -> Iterator[list[Result]]:
     """Sleep on the programs' pidfds; a task without its process is looked after at once, then
-    after pauses of its own of 1, 2, 4, ... s."""
+    after pauses of its own of 1, 2, 4, ... s. The results of each such tick."""
     end, pauses, later = time.monotonic() + seconds, dict.fromkeys(names, 1.0), dict[str, float]()
     while (left := end - time.monotonic()) > 0:
         records = {name: task.load(settings, name).record for name in names}
@@ -209,7 +210,8 @@ def linger(settings: Config, names: Sequence[str], seconds: float) -> None:
             proc.wait_for_any_exit(opened, min(left, _LOOK_AGAIN_SECONDS) if lost else left)
         for fd in opened:
             os.close(fd)
-        tick(settings, now, dry_run=False)
+        if now:
+            yield tick(settings, now, dry_run=False)
         for name in now:
             later[name], pauses[name] = time.monotonic() + pauses[name], pauses[name] * 2
 
@@ -231,10 +233,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = config.load(options.config)
     names = cli.chosen_tasks(settings, options.names) or list(settings.tasks)
     names = control.in_order(settings, names)
-    status = outcome.show(settings, tick(settings, names, options.dry_run), options)
-    if options.linger and not options.dry_run:
-        linger(settings, names, options.linger)
-    return status
+    first = [tick(settings, names, options.dry_run)]
+    later = linger(settings, names, 0.0 if options.dry_run else options.linger)
+    codes: dict[str, int] = {}
+    for results in itertools.chain(first, later):
+        outcome.show(settings, results, options)
+        codes |= {each.task: each.code for each in results}
+    return max(codes.values(), default=Exit.DONE)
 
 
 if __name__ == "__main__":

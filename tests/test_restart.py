@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -132,6 +133,7 @@ def test_an_orphan_is_known_by_the_session_and_its_own_executable(house: House) 
     kill(main)
     house.rows("restart", "trader", code=0)
     assert not is_running(child)
+    house.rows("stop", "trader", code=0)  # nothing else would find the new child
 
 
 def test_a_frozen_program_is_stopped_within_its_grace(house: House) -> None:
@@ -381,6 +383,12 @@ def test_all_passes_over_tasks_that_are_down_and_orders_by_depends(house: House)
     assert "circle" in house.run("restart", "--all").stderr
 
 
+def test_every_trap_of_the_docs_names_its_test() -> None:
+    named = re.findall(r"`(test_\w+)` \|$", (ROOT / "docs/restart.md").read_text(), re.MULTILINE)
+    code = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    assert len(named) == 20 and [name for name in named if f"def {name}(" not in code] == []
+
+
 def test_usage_errors(house: House) -> None:
     assert house.run("restart").returncode == 2
     assert house.run("restart", "--all", "trader").returncode == 2
@@ -406,6 +414,20 @@ def test_a_port_counts_only_when_the_program_itself_listens(
         assert named == (who == "stranger")
         assert house.rows("status", "web", code=1)[0]["state"] == "failing"
         assert house.rows("watchdog", "web", code=1)[0]["outcome"] == "running"
+
+
+def test_whoever_has_the_port_of_a_program_that_ended_is_named(house: House) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        code = (
+            "import socket, sys\ntry: socket.create_server(('127.0.0.1', int(sys.argv[1])))\n"
+            "except OSError as error: sys.exit(str(error))"
+        )
+        command = [sys.executable, "-c", code, str(port)]
+        house.task("web", command, verify=5, ready={"tcp": f"127.0.0.1:{port}"})
+        detail = house.rows("restart", "web", code=1)[0]["detail"]
+    assert "exit status 1" in detail and "Address already in use" in detail
+    assert f"pid {os.getpid()} (" in detail and ") had its port" in detail
 
 
 def test_ready_by_log_file_and_command(house: House, home: Path) -> None:
@@ -446,20 +468,20 @@ def test_signals_reach_only_the_adopted_process_and_its_children(house: House, h
     house.task("trader", worker("--child"))
     code = f"exec {' '.join(worker('--child'))} > {home}/out"
     shell = subprocess.Popen(["sh", "-c", code], process_group=0)
+    neighbour = subprocess.Popen(["sleep", "1002"], process_group=shell.pid)
     try:
         wait_until(lambda: (home / "out").exists() and "ready" in (home / "out").read_text())
         path = house.state / "run" / "trader.pid"
         path.parent.mkdir(parents=True, mode=0o700)
         path.write_text(f"{shell.pid}\n")
-        neighbour = subprocess.Popen(["sleep", "1002"], process_group=os.getpgid(shell.pid))
         house.rows("stop", "trader", code=0)
         assert shell.wait(5) == -signal.SIGTERM and neighbour.poll() is None
         lines = (home / "out").read_text().splitlines()
         child = next(int(line.split()[1]) for line in lines if line.startswith("child"))
         assert not is_running(child)
+    finally:
         neighbour.kill()
         neighbour.wait()
-    finally:
         shell.kill()
         shell.wait()
 
@@ -590,6 +612,20 @@ def test_a_variable_that_cannot_be_passed_on_is_refused(house: House, home: Path
     house.task("trader", env_file=home / "secrets")
     result = house.run("restart", "trader")
     assert result.returncode == 2 and "API.KEY" in result.stderr and house.copies("trader") == []
+
+
+def test_a_key_that_cannot_be_fulfilled_is_named(house: House, home: Path) -> None:
+    pid = house.start("trader")
+    (home / "env").write_bytes(b"\xff")
+    for keys, why in (
+        ({"limits": {"nofile": 1 << 40}}, "limits: nofile = 1099511627776"),
+        ({"env_file": home / "env"}, f"env_file {home}/env"),
+        ({"cwd": home / "nowhere"}, f"{home}/nowhere"),
+    ):
+        house.task("trader", **keys)
+        result = house.run("restart", "trader")
+        assert result.returncode == 2 and why in result.stderr, result.stderr
+    assert house.copies("trader") == [pid]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

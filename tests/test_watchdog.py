@@ -266,13 +266,20 @@ def test_linger_reacts_at_once_and_ends(house: House) -> None:
     environment = {**os.environ, "UPKEEP_CONFIG": str(house.config)}
     script = ROOT / "bin" / "watchdog.py"
     lingering = subprocess.Popen([sys.executable, script, "--linger", "4"], env=environment)
-    time.sleep(0)
-    wait_until(lambda: Path(f"/proc/{lingering.pid}/wchan").exists())
+    wait_until(lambda: "poll" in Path(f"/proc/{lingering.pid}/wchan").read_text())
     kill(first)
     wait_until(lambda: house.record("trader")["pid"] not in (0, first))
     assert lingering.poll() is None
     assert lingering.wait(60) == 0
     assert len(house.copies("trader")) == 1
+    log = (house.state / "log" / "upkeep.log").read_text()
+    assert "watchdog trader: started" in log
+
+
+def test_linger_ends_with_the_status_of_its_end(house: House) -> None:
+    house.task("trader", ["sh", "-c", "sleep 0.1; exit 1"], verify=0, crash_limit=2)
+    result = house.run("watchdog", "--linger", "3")
+    assert result.returncode == 7 and "given_up" in result.stderr
 
 
 def test_a_wrong_clock_of_an_earlier_boot_blocks_nothing(house: House) -> None:

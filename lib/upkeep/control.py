@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from upkeep import death, files, history, launch, manager, pidfile, proc, ready, text, units
+from upkeep import death, files, history, launch, manager, pidfile, proc, ready, rights, text, units
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
 from upkeep.family import Processes
@@ -165,7 +165,7 @@ def _new_record(task: Task, waiting: launch.Waiting, nonce: str, category: str) 
 
 def _stage(stack: contextlib.ExitStack, task: Task, fresh: Record) -> list[tuple[Path, Path]]:
     """Write record and PID file beside their places, so that a full disk shows up here."""
-    (account, group), pid_file = launch.user_of(task.settings), task.settings.pid_file
+    (account, group), pid_file = rights.user_of(task.settings), task.settings.pid_file
     files.make_directory(pid_file.parent)
     if reason := files.writable_by_others(pid_file.parent, account.pw_uid):
         raise OperatorError(f"{pid_file}: not written: {reason}", Exit.REFUSED)

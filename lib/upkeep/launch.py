@@ -9,10 +9,7 @@ When the script is killed meanwhile, the pipe closes and the shell ends without 
 
 import contextlib
 import fcntl
-import grp
 import os
-import pwd
-import resource
 import shlex
 import signal
 import time
@@ -21,12 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from upkeep import files, proc
+from upkeep import files, proc, rights
 from upkeep.config import Config
-from upkeep.errors import Exit, OperatorError
 from upkeep.settings import TaskSettings
 
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 UNSTARTED = "unstarted"
 _EXEC_SECONDS = 2.0
 _TOOLS = Path("/usr/bin")  # the task's PATH need not lead there
@@ -77,44 +72,13 @@ class Waiting:
 Prepared = tuple[Waiting, contextlib.ExitStack]
 
 
-def user_of(task: TaskSettings) -> tuple[pwd.struct_passwd, int]:
-    """The account and the group id that the task runs as. Raises OperatorError."""
-    try:
-        account = pwd.getpwnam(task.user) if task.user else pwd.getpwuid(os.geteuid())
-        group = grp.getgrnam(task.group).gr_gid if task.group else account.pw_gid
-    except KeyError:
-        raise _fault(task, f'no such user or group: "{task.user}" "{task.group}"') from None
-    if os.geteuid() not in (0, account.pw_uid):
-        raise _fault(task, f'only root can start it as "{task.user}"')
-    return account, group
-
-
-def environment(config: Config, task: TaskSettings) -> dict[str, str]:
-    """All that the program gets to see; nothing is inherited. Raises OperatorError."""
-    name, _, _, _, _, home, shell = user_of(task)[0]
-    basic = {"PATH": PATH, "HOME": home, "USER": name, "LOGNAME": name, "SHELL": shell or "/bin/sh"}
-    values: dict[str, str | None] = {**basic, "LANG": os.environ.get("LANG", "C.UTF-8")}
-    if task.env_file is not None:
-        from dotenv import dotenv_values
-
-        try:
-            with _rights_for(task, task.env_file), open(task.env_file, encoding="utf-8") as file:
-                values |= dotenv_values(stream=file, interpolate=False)
-        except (OSError, UnicodeDecodeError) as error:
-            raise _fault(task, f"env_file: {error}") from None
-        if task.env_file.resolve() == config.env_file.resolve():
-            values.pop("TELEGRAM_BOT_TOKEN", None)  # the token is upkeep's, not the task's
-    for odd in (name for name in values if not (name.isascii() and name.isidentifier())):
-        raise _fault(task, f"env_file: no shell passes on a variable of this name: {odd!r}")
-    return {name: value for name, value in {**values, **task.env}.items() if value is not None}
-
-
 @contextlib.contextmanager
 def prepared(config: Config, task: TaskSettings, nonce: str) -> Iterator[Prepared]:
     """A process that needs only its command to be the task, and the stack of what else is undone
     at the end of the block; unused, it ends there. Without a `nonce` it is a mere try, which
     writes nothing anywhere. Raises OperatorError and OSError."""
-    variables, status = environment(config, task), config.state / "tasks" / f"{task.name}.next"
+    variables = rights.environment(config, task)
+    status = config.state / "tasks" / f"{task.name}.next"
     with contextlib.ExitStack() as stack:
         if nonce:
             stack.callback(files.discard, status)
@@ -135,7 +99,7 @@ def prepared(config: Config, task: TaskSettings, nonce: str) -> Iterator[Prepare
 
 def _open_log(task: TaskSettings) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    with _rights_for(task, task.log):
+    with rights.lent_for(task, task.log):
         files.make_directory(task.log.parent)
         return os.open(task.log, flags, 0o600)
 
@@ -156,7 +120,7 @@ def _introduced(task: TaskSettings, told: int) -> tuple[proc.Identity, int]:
     identity = proc.identify(int(answer)) if answer.isdigit() else None
     pid_fd = proc.open_process(identity) if identity else None
     if identity is None or pid_fd is None:
-        raise _fault(task, answer or "/bin/sh did not run")
+        raise rights.fault(task, answer or "/bin/sh did not run")
     return identity, pid_fd
 
 
@@ -174,9 +138,9 @@ def _become_recorder(
             with contextlib.suppress(OSError, ValueError):
                 signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        _take_rights(task)
+        rights.take(task)
         os.chdir(task.cwd)
-        _require_program(task, variables.get("PATH", PATH))
+        _require_program(task, variables.get("PATH", rights.PATH))
         null = fcntl.fcntl(os.open(os.devnull, os.O_RDWR), fcntl.F_DUPFD, 10)
         for wanted, fd in enumerate((null, log, null, *others)):
             os.dup2(fd, wanted)
@@ -186,44 +150,6 @@ def _become_recorder(
         with contextlib.suppress(OSError):
             os.write(report, f"{error}\n".encode("utf-8", "replace"))
     os._exit(127)
-
-
-def _take_rights(task: TaskSettings) -> None:
-    account, group = user_of(task)
-    os.umask(task.umask)
-    os.setpriority(os.PRIO_PROCESS, 0, task.nice or os.getpriority(os.PRIO_PROCESS, 0))
-    for name, value in task.limits.items():
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name.upper()}"), (value, value))
-    if not in_scope(task):
-        become(account, group)
-
-
-def become(account: pwd.struct_passwd, group: int) -> None:
-    """Have the rights of `account`, for good; without root's, they are had already."""
-    if os.geteuid() == 0:
-        os.initgroups(account.pw_name, group)
-        os.setgid(group)
-        os.setuid(account.pw_uid)
-
-
-@contextlib.contextmanager
-def _rights_for(task: TaskSettings, path: Path) -> Iterator[None]:
-    """Where somebody else could have laid `path`, look at it only with the task's own rights."""
-    (account, group), groups, own = user_of(task), os.getgroups(), os.getegid()
-    way = [each for each in path.parents if os.path.isdir(each)] + [path] * path.is_symlink()
-    laid = {each.lstat().st_uid for each in way} != {0}
-    limited = os.geteuid() == 0 and (laid or files.writable_by_others(path.resolve().parent))
-    try:
-        if limited:
-            os.initgroups(account.pw_name, group)
-            os.setegid(group)
-            os.seteuid(account.pw_uid)
-        yield
-    finally:
-        if limited:
-            os.seteuid(0)
-            os.setegid(own)
-            os.setgroups(groups)
 
 
 def _require_program(task: TaskSettings, path: str) -> None:
@@ -244,8 +170,8 @@ def _command(task: TaskSettings, tag: str) -> str:
         plain = "=" not in words[0] and words[0] not in ("exec", "eval", ".")
         simple = plain and not set(";&|(){}\n") & set(task.command.text)
         words = ["/bin/sh", "-c", "exec " * simple + task.command.text]
-    if in_scope(task):  # systemd-run needs root, its program does not; the PID stays
-        account, group = user_of(task)
+    if rights.in_scope(task):  # systemd-run needs root, its program does not; the PID stays
+        account, group = rights.user_of(task)
         ids = [f"--reuid={account.pw_uid}", f"--regid={group}", "--init-groups", "--"]
         user = [f"{_TOOLS}/setpriv", *ids] if os.geteuid() == 0 else []
         words = [f"{_TOOLS}/systemd-run", "--scope", "--quiet", "--collect", "--", *user, *words]
@@ -254,11 +180,6 @@ def _command(task: TaskSettings, tag: str) -> str:
     return (
         f"{unset}export UPKEEP_TASK={shlex.quote(tag)}; exec {_TOOLS}/setsid {' '.join(quoted)}\n"
     )
-
-
-def in_scope(task: TaskSettings) -> bool:
-    """Whether it gets a control group of its own: asked for, and systemd runs this host."""
-    return task.scope and os.path.isdir("/run/systemd/system")
 
 
 def how_it_ended(path: Path, nonce: str) -> tuple[int | str | None, float]:
@@ -272,7 +193,3 @@ def how_it_ended(path: Path, nonce: str) -> tuple[int | str | None, float]:
         if nonce and whose == nonce:
             return status if status == UNSTARTED else int(status), path.stat().st_mtime
     return None, time.time()
-
-
-def _fault(task: TaskSettings, reason: str) -> OperatorError:
-    return OperatorError(f"{task.name}: cannot be started: {reason}", Exit.USAGE)

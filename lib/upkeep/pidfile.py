@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from upkeep import files, launch, proc, text
+from upkeep import files, proc, rights, text
 from upkeep.errors import Exit, OperatorError
 from upkeep.settings import TaskSettings
 
@@ -64,7 +64,7 @@ def looks_like(pid: int, command: tuple[str, ...]) -> bool:
     """Whether `pid` runs `command`: behind an interpreter, or with a title of its own."""
     shown = [word for word in proc.command_line(pid) if word]
     name = os.path.basename(command[0])
-    places = (os.path.join(each, command[0]) for each in launch.PATH.split(":"))
+    places = (os.path.join(each, command[0]) for each in rights.PATH.split(":"))
     executed = proc.executable(pid) in map(os.path.realpath, places)  # through links, too
     if len(shown) == 1 and executed:  # "nginx: master ..."
         return os.path.basename(shown[0].split()[0]).rstrip(":") == name

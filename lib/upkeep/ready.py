@@ -10,7 +10,7 @@ import re
 import sys
 import time
 
-from upkeep import files, launch, proc, text, units
+from upkeep import files, proc, rights, text, units
 from upkeep.launch import Waiting
 from upkeep.settings import Ready
 from upkeep.task import Task
@@ -25,13 +25,14 @@ def failure(task: Task, started: Waiting) -> str | None:
     """Wait until the started program is proven to work; why it is not, or None."""
     wanted, began = task.settings.ready, time.monotonic()
     if not started.lives(task.settings.verify) and not _goes_on(task):
-        return f"it ended within {units.format_duration(time.monotonic() - began)}"
+        spent = units.format_duration(time.monotonic() - began)
+        return f"it ended within {spent}{_port_taken(wanted)}"
     while wanted and (missing := unmet(task, wanted)):
         spent = units.format_duration(time.monotonic() - began)
         if time.monotonic() - began > wanted.timeout:
             return f"{missing} after {spent}"
         if not started.lives(_POLL_SECONDS) and not _goes_on(task):
-            return f"it ended after {spent}"
+            return f"it ended after {spent}{_port_taken(wanted)}"
     return None
 
 
@@ -76,13 +77,23 @@ def _port_missing(task: Task, host: str, port: int) -> str | None:
     if any(_holds(stat.pid, sockets) for stat in task.family().members()):
         return None
     missing = f"none of its processes listens on {host}:{port}"
-    for stat in proc.scan().values() if sockets else ():
+    return f"{missing}: {_holder(sockets)} has it" if sockets else missing
+
+
+def _port_taken(ready: Ready | None) -> str:
+    """Who has the port that a program which has ended would have needed; "" if nobody has."""
+    sockets = _listening("self", *ready.tcp) if ready and ready.tcp else None
+    return f" while {_holder(sockets)} had its port" if sockets else ""
+
+
+def _holder(sockets: set[str]) -> str:
+    for stat in proc.scan().values():
         if _holds(stat.pid, sockets):
-            return f"{missing}: pid {stat.pid} ({text.printable(stat.name)}) has it"
-    return f"{missing}: somebody else's process has it" if sockets else missing
+            return f"pid {stat.pid} ({text.printable(stat.name)})"
+    return "somebody else's process"
 
 
-def _listening(pid: int, host: str, port: int) -> set[str]:
+def _listening(pid: int | str, host: str, port: int) -> set[str]:
     """The sockets that listen there, as /proc/PID/fd names them (proc(5), /proc/net/tcp), in the
     network that `pid` sees; on all addresses counts, too."""
     hosts = ["::", host] if ":" in host else ["::", "0.0.0.0", host, f"::ffff:{host}"]
@@ -112,15 +123,15 @@ def _command_fails(task: Task, ready: Ready) -> str | None:
     """Why the check does not say yes; it has the task's rights, and timeout(1) ends its group."""
     import subprocess
 
-    null, (account, group) = subprocess.DEVNULL, launch.user_of(task.settings)
+    null, (account, group) = subprocess.DEVNULL, rights.user_of(task.settings)
     done = subprocess.run(
         ["/usr/bin/timeout", "--signal=KILL", f"{ready.timeout:f}", *ready.command],
         stdin=null,
         stdout=null,
         stderr=null,
-        env=launch.environment(task.config, task.settings),
+        env=rights.environment(task.config, task.settings),
         cwd=task.settings.cwd,
-        preexec_fn=lambda: launch.become(account, group),
+        preexec_fn=lambda: rights.become(account, group),
         check=False,
     )
     return f"{ready.command[0]} said {done.returncode}" if done.returncode else None

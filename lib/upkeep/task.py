@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import NoReturn
 
-from upkeep import files, history, launch, manager, pidfile, proc, record
+from upkeep import files, history, launch, manager, pidfile, proc, record, rights
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
 from upkeep.family import TAG, Family
@@ -111,7 +111,7 @@ class Task:
         ended = known.boot_id == proc.boot_id() and pidfile.plain_pid(path) == known.pid
         if ended or not os.path.lexists(path):  # ended: by the record, so that the PID is reused
             return None
-        user = launch.user_of(self.settings)[0].pw_uid if self.settings.user else None
+        user = rights.user_of(self.settings)[0].pw_uid if self.settings.user else None
         found = pidfile.process(self.settings, user)
         if found is None:
             return None
