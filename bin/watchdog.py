@@ -100,7 +100,9 @@ def look_after(known: Task, processes: Processes, dry_run: bool) -> Result:
         category, why = step_for_dead(known, death.cause(known), deaths(known))
     starts = category not in ("", GIVE_UP)
     if dry_run:
-        plan = control.plan(known, alive, why) if starts else [f"{category or 'leave'}: {why}"]
+        plan = [f"{category or 'leave'}: {why or 'all is as wanted'}"]
+        if starts:
+            plan = control.plan(known, alive, why)
         return Result(known.name, "planned", plan=plan)
     if starts:
         return start(known, alive, why, category)

@@ -59,7 +59,7 @@ def attempt(
             known = load(config, name)
             return action(known)
     except OperatorError as error:
-        code, why = error.code, str(error)
+        code, why = error.code, str(error).removeprefix(f"{name}: ")
     except OSError as error:
         code, why = Exit.PROBLEM, f"{error.filename or config.state}: {error.strerror or error}"
     why = why.removeprefix(f"{name}: ")  # each line of a result begins with it
