@@ -244,6 +244,15 @@ def test_a_file_that_cannot_be_sent_is_told_and_the_text_arrives(home: Path, con
     assert [text.startswith("look\n(") for text in api.texts] == [True, True]
 
 
+@pytest.mark.parametrize("name", ["caf\udce9.txt", 'a"b\nc.txt', "€😀.txt", "x" * 250])
+def test_a_file_of_any_name_arrives(home: Path, config: Path, name: str) -> None:
+    (home / name).write_text("content")
+    with BotApi() as api:
+        done = alert("look", "--document", home / name, config=config, api=api)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert api.messages[0]["document"]["bytes"] == b"content"
+
+
 def test_a_very_long_text_becomes_a_document(config: Path) -> None:
     text = "zeile äöü\n" * 20_000
     with BotApi() as api:

@@ -29,7 +29,7 @@ def send(
     try:
         settings = config.load(config_file)
         post, ttl = Post(settings), settings.telegram.expire_after
-        written = post.write(Letter(text=message.clean(text), silent=level == "info", ttl=ttl))
+        written = post.write(Letter(text=text, silent=level == "info", ttl=ttl))
     except OperatorError as error:
         return False, str(error)
     if not written:
@@ -67,6 +67,8 @@ class Post:
 
         The content of its file goes with the last; a very long text is such a file itself.
         """
+        cleaned = [message.clean(each) for each in (model.text, model.file_name)]
+        model = replace(model, text=cleaned[0], file_name=cleaned[1])
         html = model.style == "HTML"
         parts = message.split(model.text, html=html) or [""] * (attached is not None)
         if len(parts) > MOST_PARTS and attached is None:
