@@ -13,6 +13,7 @@ from upkeep.outbox import Letter, Outbox
 
 MOST_PARTS = 4  # a longer text becomes a document
 HEAD_UNITS, TAIL_UNITS = 3000, 500  # of it are shown above the document
+LONGEST_BUDGET_SECONDS = 86400.0
 LOCK_WAIT_SECONDS = 1.5  # it comes on top of the budget
 
 
@@ -60,7 +61,8 @@ class Post:
 
     def _new_run(self, budget: float | None = None) -> Delivery:
         budget = self._settings.telegram.budget if budget is None else budget
-        return Delivery(self.account, self._settings, self._clock, time.monotonic() + budget)
+        end = time.monotonic() + min(budget, LONGEST_BUDGET_SECONDS)
+        return Delivery(self.account, self._settings, self._clock, end)
 
     def write(self, model: Letter, attached: bytes | None = None) -> list[Letter]:
         """Store letters like `model`, one for each chat and part; without a disk, send them.
