@@ -407,6 +407,16 @@ def test_a_file_that_is_refused_leaves_its_text(
     assert [*(home / "var/outbox/new").iterdir()] == []
 
 
+def test_what_cannot_be_encoded_keeps_nothing_else_from_going_out(home: Path, api: BotApi) -> None:
+    post = Post(settings(home))
+    odd = Letter("4242", "see", upload="document", file_name="caf\udce9")
+    post.outbox.put(odd, time.time(), "", b"content")
+    post.write(Letter("", "behind it"))
+    post.flush()
+    assert [text.split("\n")[0] for text in api.texts] == ["behind it"]
+    assert not (home / "var/outbox/breaker.json").exists()
+
+
 def test_a_picture_that_is_refused_goes_as_a_document(home: Path, api: BotApi) -> None:
     post = Post(settings(home))
     post.write(Letter("", "x", upload="photo", file_name="x.png"), b"no picture")

@@ -70,6 +70,16 @@ def test_repeats_of_a_key_are_counted_and_its_end_is_told(config: Path) -> None:
         assert "disable_notification" not in api.messages[0]
 
 
+def test_durations_beyond_all_measure_are_none_too_many(config: Path) -> None:
+    endless = "9000000000000d"
+    with BotApi() as api:
+        args = ("--key", "k", "--repeat-after", endless, "--budget", endless, "--ttl", endless)
+        for _ in range(2):
+            done = alert(*args, "x", config=config, api=api)
+            assert (done.returncode, done.stderr) == (0, "")
+    assert len(api.messages) == 1
+
+
 def test_a_chat_with_a_minus_and_a_thread(config: Path) -> None:
     with BotApi() as api:
         done = alert("--chat", "-1001234:77", "hello", config=config, api=api)
@@ -242,6 +252,15 @@ def test_a_file_that_cannot_be_sent_is_told_and_the_text_arrives(home: Path, con
             done = alert("look", "--document", file, config=config, api=api)
             assert (done.returncode, words in done.stderr) == (1, True)
     assert [text.startswith("look\n(") for text in api.texts] == [True, True]
+
+
+@pytest.mark.parametrize("name", ["caf\udce9.txt", 'a"b\nc.txt', "€😀.txt", "x" * 250])
+def test_a_file_of_any_name_arrives(home: Path, config: Path, name: str) -> None:
+    (home / name).write_text("content")
+    with BotApi() as api:
+        done = alert("look", "--document", home / name, config=config, api=api)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert api.messages[0]["document"]["bytes"] == b"content"
 
 
 def test_a_very_long_text_becomes_a_document(config: Path) -> None:

@@ -17,6 +17,8 @@ from upkeep.outbox import Letter
 from upkeep.telegram import Post
 from upkeep.text import redact
 
+LONGEST_SECONDS = 1e9  # 30 years: less than what a Unix time is now, more than anybody waits
+
 
 class Alerts:
     """Use it with `with` around a script's work, outside of any lock; leaving it delivers.
@@ -48,7 +50,7 @@ class Alerts:
 
         Repeats that were only counted are told by `tell_quiet` when no more come.
         """
-        self._tell(key, title, body, level, again_after, float(again_after))
+        self._tell(key, title, body, level, again_after, again_after)
 
     def _tell(
         self, key: str, title: str, body: str, level: str, again_after: float, quiet_after: float
@@ -58,14 +60,14 @@ class Alerts:
             "since": now,
             "told": 0.0,
             "count": 0,
-            "quiet_after": quiet_after,
+            "quiet_after": min(quiet_after, LONGEST_SECONDS),
             "title": (title or body).partition("\n")[0][:200],
             "chat": self.model.chat,
             "thread": self.model.thread,
         }
         with self._episodes() as open_now:
             episode = open_now.setdefault(key, new)
-            if 0 <= now - episode["told"] < again_after:
+            if 0 <= now - episode["told"] < min(again_after, LONGEST_SECONDS):
                 episode["count"] += 1
                 return
             if episode["told"]:

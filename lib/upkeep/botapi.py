@@ -167,6 +167,8 @@ class Call(HTTPAdapter):
             retry_after = response.headers.get("Retry-After", "")
             took = time.monotonic() - self._sent_at
             self._verdict = judge(response.status_code, body, retry_after, took)
+        except UnicodeError:  # of the message: it must not keep the others from going out
+            self._verdict = Verdict("refused", "its text or file name is no valid UTF-8")
         except Exception as error:  # whatever it is, its text may hold the token
             told = f"{type(error).__name__} {error!r}".lower()
             trouble = next(words for needle, words in _TROUBLES.items() if needle in told)

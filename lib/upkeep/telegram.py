@@ -13,6 +13,7 @@ from upkeep.outbox import Letter, Outbox
 
 MOST_PARTS = 4  # a longer text becomes a document
 HEAD_UNITS, TAIL_UNITS = 3000, 500  # of it are shown above the document
+LONGEST_BUDGET_SECONDS = 86400.0
 LOCK_WAIT_SECONDS = 1.5  # it comes on top of the budget
 
 
@@ -29,7 +30,7 @@ def send(
     try:
         settings = config.load(config_file)
         post, ttl = Post(settings), settings.telegram.expire_after
-        written = post.write(Letter(text=message.clean(text), silent=level == "info", ttl=ttl))
+        written = post.write(Letter(text=text, silent=level == "info", ttl=ttl))
     except OperatorError as error:
         return False, str(error)
     if not written:
@@ -60,13 +61,16 @@ class Post:
 
     def _new_run(self, budget: float | None = None) -> Delivery:
         budget = self._settings.telegram.budget if budget is None else budget
-        return Delivery(self.account, self._settings, self._clock, time.monotonic() + budget)
+        end = time.monotonic() + min(budget, LONGEST_BUDGET_SECONDS)
+        return Delivery(self.account, self._settings, self._clock, end)
 
     def write(self, model: Letter, attached: bytes | None = None) -> list[Letter]:
         """Store letters like `model`, one for each chat and part; without a disk, send them.
 
         The content of its file goes with the last; a very long text is such a file itself.
         """
+        cleaned = [message.clean(each) for each in (model.text, model.file_name)]
+        model = replace(model, text=cleaned[0], file_name=cleaned[1])
         html = model.style == "HTML"
         parts = message.split(model.text, html=html) or [""] * (attached is not None)
         if len(parts) > MOST_PARTS and attached is None:
