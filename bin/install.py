@@ -37,7 +37,7 @@ EXAMPLES = """\
   install.py --uninstall --purge       # take out all but the configuration
 """
 STATE = {"alerts", "backup", "cleanup", "gc", "jobs", "lock", "log", "logrotate", "memory"}
-STATE |= {"outbox", "restarts", "run", "tasks"}  # what a state directory holds
+STATE |= {"outbox", "restarts", "run", "snapshots", "tasks"}  # what a state directory holds
 OTHER_RULES = Path("/etc/logrotate.d")
 JOB = re.compile(r"(?m)^(@\w+|[^\s#]\S*(?: \S+){4}) (?:root )?(.+)$")
 

@@ -6,7 +6,7 @@ usage: mem_baseline.py (--task NAME | --pid N | --pid-file FILE | --match REGEX)
        mem_baseline.py --compare OLD [NEW] [--threshold PCT], and the above when there is no NEW
 
     metric     before  after   rise    noise    regression
-    rss_bytes  50 MiB  69 MiB  18 MiB  192 KiB  True
+    rss_bytes  51 MiB  70 MiB  18 MiB  322 KiB  True
 
 exit: 0 no regression; 1 a regression, or not one sample; 2 usage, or a damaged or foreign file.
 """

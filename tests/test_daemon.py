@@ -1,6 +1,7 @@
 """What users build their own programs on: nothing saved twice, nothing lost that was promised."""
 
 import fcntl
+import gc
 import json
 import os
 import re
@@ -152,6 +153,16 @@ def test_the_handlers_from_before_are_back_after_the_block():
         os.kill(os.getpid(), signal.SIGTERM)
         assert shutdown.sleep(60) is True and shutdown.requested
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_blocks_leave_no_descriptor_open():
+    before = os.listdir("/proc/self/fd")
+    for _ in range(5):
+        with daemon.GracefulShutdown() as shutdown:
+            shutdown.sleep(0)
+    del shutdown
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
 def test_a_sleep_beyond_what_the_kernel_takes_is_no_error():

@@ -169,6 +169,37 @@ if __name__ == "__main__":
         assert collections(tmp_path / f"saved.gc.{pid}")[2] == 5
 
 
+def test_short_collections_around_a_fork_belong_to_who_made_them(tmp_path):
+    text = """
+import gc, os, sys
+own = [0, 0, 0]
+def observe(phase, info):
+    own[info["generation"]] += phase == "stop"
+def make_garbage():
+    gc.enable()
+    for number in range(40_000):
+        one, other = [], []
+        one.append(other), other.append(one)
+    gc.disable()
+gc.disable()
+gc.callbacks.append(observe)
+make_garbage()
+child = os.fork()
+if child == 0:
+    own = [0, 0, 0]
+make_garbage()
+if child:
+    os.waitpid(child, 0)
+print(os.getpid(), own, flush=True)
+"""
+    _, profiled = both(write(tmp_path, text), place=tmp_path)
+    child, parent = (line.split(maxsplit=1) for line in profiled.stdout.splitlines())
+    assert collections(tmp_path / f"saved.gc.{child[0]}") == ast.literal_eval(child[1])
+    found, expected = collections(tmp_path / "saved.gc"), ast.literal_eval(parent[1])
+    before = [have - want for have, want in zip(found, expected, strict=True)]
+    assert expected[0] > 20 and all(0 <= each <= 3 for each in before), "some before gc.disable()"
+
+
 def test_env_profiles_any_child_and_keeps_pythonpath_and_the_hidden_sitecustomize(tmp_path):
     write(tmp_path, "print('the own one')", "sitecustomize.py")
     program = write(tmp_path, "import gc, sys; gc.collect(); print(sys.path.count(sys.argv[1]))")

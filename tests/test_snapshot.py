@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bin import install
 from tests.helpers.house import House, worker
 from upkeep import proc, snapshot
 
@@ -85,6 +86,8 @@ def test_the_watchdog_keeps_a_look_at_what_is_over_its_limit(home: Path) -> None
     assert (found["program"], found["pid"]) == ("worker", pid)
     assert found["rss_bytes"] > MIB and found["mappings"] and found["children"] == []
     assert found.keys() >= {"pss_bytes", "uss_bytes", "connections", "fds", "age_seconds"}
+    left = {each.name.partition(".")[0] for each in house.state.iterdir()}
+    assert left <= install.STATE, "a purge would refuse to remove it"
 
 
 def test_a_look_that_cannot_be_kept_stops_no_restart(home: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import wait_until
+from tests.helpers import is_running, wait_until
 from tests.helpers.house import House
 from upkeep import proc, target
 from upkeep.daemon import GracefulShutdown
@@ -139,6 +139,7 @@ def test_readings_end_with_the_target(targets):
         readings, ended = target.follow(identity, 0.3, 0.1, shutdown)
         assert (len(readings), ended) == (4, "complete")
         child.kill()
+        wait_until(lambda: not is_running(child.pid))
         assert target.follow(identity, 60, 0.1, shutdown) == ([], "the target ended")
 
 

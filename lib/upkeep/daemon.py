@@ -16,6 +16,7 @@ import os
 import select
 import signal
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,7 @@ class GracefulShutdown:
         self._pid = os.getpid()
         # No threading.Event: set() in a handler may wait for a lock of the wait() it interrupted.
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        weakref.finalize(self, os.close, self._wake)  # when no thread can sleep on it any more
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 self._old[number] = signal.signal(number, self._ask)

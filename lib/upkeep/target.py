@@ -14,7 +14,7 @@ from upkeep.errors import Exit, OperatorError
 
 KEYS = {"rss": "VmRSS", "pss": "Pss", "uss": "", "swap": "VmSwap", "peak": "VmHWM"}
 KEYS |= {"anonymous": "RssAnon", "file": "RssFile", "shared": "RssShmem"}
-MOST_READINGS = 4000  # of one run, which keeps it below 20 MiB
+MOST_READINGS = 3600  # of one run, an hour at 1 s: it stays below 20 MiB
 Reading = dict[str, Any]
 
 
@@ -75,12 +75,13 @@ def read(identity: proc.Identity) -> Reading | None:
     if stat and stat.rss_bytes <= programs.PSS_MAX_RSS:  # a larger one would stand still too long
         lines += proc.read_file(f"{place}/smaps_rollup")
     kib = {key.decode(): int(size) for key, size in re.findall(rb"(?m)^(\w+):\s+(\d+)", lines)}
+    fds = proc.count_fds(identity.pid)
     if stat is None or "VmRSS" not in kib or not proc.is_alive(identity):
         return None  # without memory it is on its way out, if not a kernel thread
     found = {f"{ours}_bytes": kib[key] * 1024 if key in kib else None for ours, key in KEYS.items()}
     if "Pss" in kib:
         found["uss_bytes"] = (kib["Private_Clean"] + kib["Private_Dirty"]) * 1024
-    found |= {"threads": kib.get("Threads"), "fds": proc.count_fds(identity.pid)}
+    found |= {"threads": kib.get("Threads"), "fds": fds}
     return {"time": round(time.time(), 3), "age_seconds": round(proc.age_seconds(stat), 2), **found}
 
 
