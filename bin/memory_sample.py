@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, config, files, leak, levels, memory, metrics, samples
+from upkeep import cli, config, files, leak, levels, memory, metrics, samples, spare
 from upkeep.config import Config
 from upkeep.errors import Exit
 from upkeep.levels import Level
@@ -123,6 +123,12 @@ def next_state(last: Row, now: Reading, seen: Sequence[Level], whole: bool) -> R
     return state | {"counts": counts, "succeeded_at": now.time if whole else last["succeeded_at"]}
 
 
+def remember(file: Path, state: Row) -> None:
+    """Store what the next sample must know, in memory where the disk refuses. Raises OSError."""
+    if error := spare.write_state(file, state):
+        raise error
+
+
 def export(settings: Config, now: Reading, state: Row, began: float) -> None:
     """Write the textfile for Prometheus, if one is wanted. Raises OSError."""
     if settings.prometheus:
@@ -139,7 +145,7 @@ def sample(
     last: Row = {"succeeded_at": None}
     hourly: Row = {}
     file = settings.state / "memory/state.json"
-    status = attempt(lambda: last.update(files.read_state(file, is_ours)))
+    status = attempt(lambda: last.update(files.read_state(spare.newest(file), is_ours)))
     if not 0 <= now.time - last.get("measured_at", -HOUR) < HOUR:
         status |= attempt(lambda: hourly.update(measure(settings, now)))
     row = now.row | ({"dirs": hourly["directories"]} if hourly else {})
@@ -150,7 +156,7 @@ def sample(
     state = next_state(last | hourly, now, seen, whole=not status)
     if kills := new_kills(row, last):  # told first: if we are killed too, told twice, not never
         tell_kills(alerts, kills, last["uptime"])
-    forgotten = attempt(lambda: files.write_state(file, state))
+    forgotten = attempt(lambda: remember(file, state))
     tell(alerts, seen, state["counts"], bool(forgotten))
     state["succeeded_at"] = last["succeeded_at"] if forgotten else state["succeeded_at"]
     return row, seen, status | forgotten | attempt(lambda: export(settings, now, state, began))

@@ -69,12 +69,12 @@ def parser() -> argparse.ArgumentParser:
 
 def status(outbox: Outbox, now: float) -> dict[str, Any]:
     """What waits, and until when which of API, token and chats are not asked (Unix seconds)."""
-    from upkeep.breaker import Breaker
+    from upkeep.breaker import API, LIMIT, Breaker
 
     breaker = Breaker(outbox.root / "breaker.json")
     ages = [letter.age(now) for letter in outbox.letters()]
     ends = {name: breaker.open_until(now, name) for name in breaker.records}
-    whole = max(ends.pop("api", 0.0), ends.pop("limit", 0.0))
+    whole = max(ends.pop(API, 0.0), ends.pop(LIMIT, 0.0))
     return {
         "queued": len(ages),
         "oldest_age_seconds": max(ages, default=0.0),

@@ -146,3 +146,21 @@ def test_a_damaged_state_file_is_told_once(home: Path) -> None:
     )
     assert "a damaged state file was set aside" in run(body).stderr
     assert run(body).stderr == ""
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_output_that_finds_no_room_is_one_line(lines: int) -> None:
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"{HEAD}    print('x\\n' * {lines}); return 0\nraise SystemExit(main())",
+        ],
+        cwd=ROOT,
+        stdout=open("/dev/full", "w"),
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr == "_c: the output: No space left on device\n"

@@ -6,6 +6,7 @@ from typing import Any
 
 from upkeep import files, spare
 
+API, LIMIT = "api", "limit"  # what the sender calls the Bot API, and the pause it asked for
 MOST_SECONDS = 48 * 3600.0
 RECORDS = files.records_of({"until": float, "why": str, "fails": int})
 
@@ -21,12 +22,12 @@ class Breaker:
         self._path = path
         self.records: dict[str, Any] = spare.read_state(path, RECORDS)
 
-    def open_until(self, now: float, name: str = "api") -> float:
+    def open_until(self, now: float, name: str = API) -> float:
         """Until when not to ask; 0.0: now. An end beyond 48 h comes from a wrong clock."""
         until = self.records[name]["until"] if name in self.records else 0.0
         return until if 0 < until - now < MOST_SECONDS + 1 else 0.0
 
-    def failed(self, now: float, why: str, pause: float = 0.0, name: str = "api") -> None:
+    def failed(self, now: float, why: str, pause: float = 0.0, name: str = API) -> None:
         """Count a failure; `pause` in seconds replaces the doubling one."""
         fails = self.records[name]["fails"] + 1 if name in self.records else 1
         doubled = min(600.0, 30.0 * 2.0 ** min(fails - 1, 9)) * random.uniform(0.8, 1.2)
@@ -34,7 +35,7 @@ class Breaker:
         self.records[name] = {"until": until, "why": why, "fails": fails}
         spare.write_state(self._path, self.records)
 
-    def succeeded(self, name: str = "api") -> None:
+    def succeeded(self, name: str = API) -> None:
         """Close it."""
         if self.records.pop(name, None):
             spare.write_state(self._path, self.records)

@@ -54,25 +54,31 @@ def script(main: Main) -> Main:
             warn(str(error))
             status = error.code
         except BrokenPipeError:  # the reader went away, as `| head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             status = Exit.DONE
         except OSError as error:
-            if error.errno not in _OPERATORS_ERRNOS or not error.filename:
+            place = error.filename or (error.errno == errno.ENOSPC and "the output")
+            if error.errno not in _OPERATORS_ERRNOS or not place:
                 raise
-            warn(f"{error.filename}: {error.strerror}")
+            warn(f"{place}: {error.strerror}")
             status = Exit.PROBLEM
         except KeyboardInterrupt:
             status = Exit.INTERRUPTED
         for path in files.set_aside:
             warn(f"{path}: a damaged state file was set aside and is rebuilt")
         files.set_aside.clear()
-        try:
-            print(end="", file=sys.stderr, flush=True)
-        except OSError:  # what is left in the buffer would turn the exit status into 120
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        _drop_unwritable()
         return status
 
     return run
+
+
+def _drop_unwritable() -> None:
+    """Empty the buffers; what is left in them at the end would turn the exit status into 120."""
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 def _prepare_streams() -> None:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from upkeep import cli, digest, files, message, spare, units
 from upkeep.account import Account
-from upkeep.breaker import Breaker
+from upkeep.breaker import API, LIMIT, Breaker
 from upkeep.config import Config
 from upkeep.outbox import Letter, Outbox
 from upkeep.pace import Pace
@@ -18,9 +18,8 @@ from upkeep.pace import Pace
 if TYPE_CHECKING:  # it imports requests
     from upkeep.botapi import Verdict
 
-# Names in the breaker: these two, the account's, each chat's, and "limit " with a chat. Before the
-# end of a limit nobody may ask; the others may be tried by hand, to see whether they are mended.
-API, LIMIT = "api", "limit"
+# Names in the breaker: API, LIMIT, the account's, each chat's, and "limit " with a chat. Before
+# the end of a limit nobody may ask; the others may be tried by hand, to see if they are mended.
 UNANSWERED = ("retry", "maybe", "stop", "wait")  # verdicts without a word on what was asked
 MOVED = files.records_of({"to": str})  # groups that were given a new number
 PAUSES = {"token": 3600.0, "chat": 6 * 3600.0}  # after what only an operator can mend

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from upkeep import __version__, proc
-from upkeep.breaker import Breaker
+from upkeep.breaker import API, LIMIT, Breaker
 from upkeep.config import Config
 from upkeep.metrics import Figures
 from upkeep.outbox import Outbox
@@ -43,7 +43,9 @@ def collect(settings: Config, now: Reading, state: dict[str, Any], seconds: floa
     ages = [letter.age(now.time) for letter in Outbox(outbox).letters()]
     put("outbox_messages", len(ages))
     put("outbox_oldest_age_seconds", max(ages, default=0.0))
-    put("delivery_breaker_open", Breaker(outbox / "breaker.json").open_until(now.time) > 0)
+    breaker = Breaker(outbox / "breaker.json")
+    closed_until = max(breaker.open_until(now.time, name) for name in (API, LIMIT))
+    put("delivery_breaker_open", closed_until > 0)
     return made
 
 

@@ -26,14 +26,19 @@ def place(directory: Path, *, make: bool = False) -> Path:
     return mine / os.fsencode(directory).hex()[-_LONGEST_NAME:]
 
 
-def read_state(file: Path, fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """Like files.read_state, preferring what stands in for `file`; {} where it can't be read."""
+def newest(file: Path) -> Path:
+    """What stands in for `file` now, or `file` itself."""
     with contextlib.suppress(OSError):
         kept = place(file.parent) / file.name
         if kept.exists():
-            return files.read_state(kept, fits)
+            return kept
+    return file
+
+
+def read_state(file: Path, fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Like files.read_state, preferring what stands in for `file`; {} where it can't be read."""
     with contextlib.suppress(OSError):
-        return files.read_state(file, fits)
+        return files.read_state(newest(file), fits)
     return {}
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from upkeep import account, cli, config, message, spare
-from upkeep.delivery import API, LIMIT, UNANSWERED, Clock, Delivery
+from upkeep.breaker import API, LIMIT
+from upkeep.delivery import UNANSWERED, Clock, Delivery
 from upkeep.errors import Exit, OperatorError
 from upkeep.outbox import Letter, Outbox
 
