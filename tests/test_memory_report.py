@@ -129,7 +129,7 @@ def public() -> Iterator[Path]:
 def as_nobody(public: Path, *args: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         ["/usr/bin/python3", public / "bin/memory_report.py", *args],
-        env={"HOME": "/nonexistent", "PATH": "/usr/bin:/bin"},
+        env={"HOME": str(public / "absent"), "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
         cwd="/",

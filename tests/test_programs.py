@@ -156,22 +156,36 @@ for leave in ("pass", "os.setsid()"):
 """
 
 
-def test_children_that_left_the_tree_or_even_the_session_belong_to_their_task(home: Path) -> None:
+# Orphans become its children instead of those of the first process, as with `systemd --user`.
+REAPER = """
+import ctypes, subprocess, sys
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+subprocess.call([sys.executable, "job.py"], start_new_session=True)
+"""
+
+
+@pytest.mark.parametrize("reaper", [False, True])
+def test_children_that_left_the_tree_or_even_the_session_belong_to_their_task(
+    home: Path, reaper: bool
+) -> None:
     (home / "job.py").write_text(LEAVES + BODY)
+    (home / "reaper.py").write_text(REAPER)
     (home / "upkeep.toml").write_text('[task.night]\ncommand = ["true"]\n')
     settings = config.load(str(home / "upkeep.toml"))
     environment = {**os.environ, "UPKEEP_TASK": "night:5eed"}
-    child = start("job.py", cwd=home, env=environment, start_new_session=True)
-    stat = proc.read_stat(child.pid)
+    script = "reaper.py" if reaper else "job.py"
+    child = start(script, cwd=home, env=environment, start_new_session=True)
+    pid = proc.descendants(proc.scan(), child.pid)[0] if reaper else child.pid
+    stat = proc.read_stat(pid)
     assert stat
-    record = {"boot_id": proc.boot_id(), "pid": child.pid, "start_ticks": stat.start_ticks}
-    record |= {"session": child.pid, "tag": "night:5eed"}
+    record = {"boot_id": proc.boot_id(), "pid": pid, "start_ticks": stat.start_ticks}
+    record |= {"session": pid, "tag": "night:5eed"}
     files.write_state(settings.state / "tasks/night.json", record)
     assert len(by_name(settings)["night"].pids) == 3
     files.write_state(settings.state / "tasks/night.json", record | {"tag": "night:other"})
     assert len(by_name(settings)["night"].pids) == 2
     files.write_state(settings.state / "tasks/night.json", record | {"session": 0, "tag": ""})
-    assert list(by_name(settings)["night"].pids) == [child.pid]
+    assert list(by_name(settings)["night"].pids) == [pid]
     child.communicate()
 
 

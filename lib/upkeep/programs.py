@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,11 +74,12 @@ def record_of(settings: Config, task: str) -> dict[str, Any]:
     return {}
 
 
-def _tasks_of(running: Iterable[Stat], settings: Config, boot_id: str, root: str) -> dict[int, str]:
+def _tasks_of(running: Sequence[Stat], settings: Config, boot_id: str, root: str) -> dict[int, str]:
     """The task of every process that belongs to one; `running` is in the order of starts.
 
     A process belongs to the task of its parent or of the session that the task's start opened;
-    one that has left both, and is a child of init now, to the one that its environment names.
+    one that has left both, and so has another session than its parent, to the one that its
+    environment names.
     """
     records = {task: record_of(settings, task) for task in settings.tasks}
     heads = {
@@ -86,6 +87,7 @@ def _tasks_of(running: Iterable[Stat], settings: Config, boot_id: str, root: str
         for task, known in records.items()
         if known and known.get("boot_id") == boot_id
     }
+    of_pid = {stat.pid: stat.session for stat in running}
     found: dict[int, str] = {}
     sessions: dict[int, str] = {}
     tags: dict[str, str] = {}
@@ -96,7 +98,7 @@ def _tasks_of(running: Iterable[Stat], settings: Config, boot_id: str, root: str
             if records[task].get("session") == stat.pid:
                 sessions[stat.pid] = task
         task = task or sessions.get(stat.session) or found.get(stat.parent)
-        if not task and tags and stat.parent == 1:
+        if not task and tags and of_pid.get(stat.parent) != stat.session:
             task = tags.get(_tag(stat.pid, root))
         if task:
             found[stat.pid] = task
