@@ -1,8 +1,10 @@
 """Fixtures that every test may use."""
 
+import contextlib
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,23 @@ def home(tmp_path: Path) -> Iterator[Path]:
     _kill_all_that_mention(str(place))
     for kept in Path(f"/dev/shm/upkeep-{os.geteuid()}").glob(f"{os.fsencode(place).hex()}*"):
         shutil.rmtree(kept)
+
+
+@pytest.fixture
+def full(home: Path) -> Iterator[Path]:
+    """A state directory on a disk that takes nothing any more."""
+    state = home / "var"
+    state.mkdir(mode=0o700)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "none", state]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        with contextlib.suppress(OSError), (state / "noise").open("wb", 0) as file:
+            while True:
+                file.write(bytes(4096))
+        yield state
+    finally:
+        subprocess.run(["umount", state], check=True)
 
 
 @pytest.fixture

@@ -203,6 +203,16 @@ def test_a_damaged_state_is_set_aside_once(host: Host) -> None:
     assert [path.name for path in state.parent.glob("state.json.corrupt-*")]
 
 
+def test_a_full_disk_does_not_make_the_same_kill_news_again(host: Host, full: Path) -> None:
+    host.sample(oom_kills=5, code=1)
+    for _ in range(3):
+        host.sample(oom_kills=6, code=1)
+    assert sum("out of memory" in text for text in host.api.texts) == 1
+    (full / "noise").unlink()
+    host.sample(oom_kills=6)
+    assert sum("out of memory" in text for text in host.api.texts) == 1
+
+
 def test_a_real_kill_by_the_kernel_names_its_victim(host: Host) -> None:
     group = Path("/sys/fs/cgroup/memory/upkeep-test-oom")
     try:

@@ -499,23 +499,6 @@ def test_without_a_disk_a_dead_api_is_tried_for_one_chat_only(
     assert {each["chat_id"] for each in api.sends} == {"1"}
 
 
-@pytest.fixture
-def full(home: Path):
-    """A state directory on a disk that takes nothing any more."""
-    state = home / "var"
-    state.mkdir(mode=0o700)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "none", state]
-    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
-        with contextlib.suppress(OSError), (state / "noise").open("wb", 0) as file:
-            while True:
-                file.write(bytes(4096))
-        yield state
-    finally:
-        subprocess.run(["umount", state], check=True)
-
-
 def test_a_full_disk_delivers_what_its_outage_kept_and_forgets_no_limit(
     home: Path, api: BotApi, full: Path
 ) -> None:
