@@ -527,9 +527,6 @@ def test_without_logrotate_nothing_is_changed(host: Machine) -> None:
 
 def test_rules_of_an_admin_that_cover_our_logs_already_are_named(host: Machine) -> None:
     logs = host.place.parent / "var/log"
-    logs.mkdir(parents=True, mode=0o700)
-    (host.place.parent / "var").chmod(0o700)
-    (logs / "upkeep.log").touch()
     theirs = host.place / "logrotate.d/theirs"
     theirs.write_text(f"{logs}/*.log {{\n    su root root\n    daily\n}}\n")
     result = _install(host)
