@@ -129,8 +129,9 @@ def passes(script: str, *words: str) -> Check:
 
     def check(settings: Config) -> str:
         done = ask(settings, script, *words)
-        said = done.stderr.strip().split("\n")[-1]
-        return refuse([said.partition(": ")[2]] if done.returncode else [])
+        said = done.stderr.strip().split("\n")[-1].partition(": ")[2]
+        why = said or f"{script}: exit status {done.returncode}"
+        return refuse([why] if done.returncode else [])
 
     return check
 

@@ -99,6 +99,9 @@ def check(settings: config.Config, targets: dict[str, Path], wanted: dict[str, s
     if "cron" in targets:
         check_lines(wanted["cron"])
     if "logrotate" in targets:
+        log = settings.state / "log" / "upkeep.log"
+        files.make_directory(log.parent)
+        log.touch(0o600)  # logrotate finds rules for the same log only where there is one
         check_rules(wanted["logrotate"], targets["logrotate"])
 
 

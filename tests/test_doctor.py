@@ -101,7 +101,9 @@ def test_a_missing_package_is_named(place: Path) -> None:
     for name in ("bin", "lib", "cron", "logrotate"):  # without the checkout's .venv
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     bare[3] = copy / "bin/doctor.py"
+    (copy / "bin/install.py").write_text("raise SystemExit(9)")  # without a word
     shown = subprocess.run(bare, capture_output=True, text=True, check=False)
+    assert "FAIL  cron: install.py: exit status 9 -> " in shown.stdout
     assert "FAIL  packages: missing: psutil, requests, dotenv; install by: apt" in shown.stdout
 
 

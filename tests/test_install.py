@@ -76,6 +76,21 @@ def test_the_system_files_come_once_and_go_again(host: Machine) -> None:
     assert _snapshot(host) == {}
 
 
+def test_what_was_replaced_is_kept_apart_and_the_last_ten_times(host: Machine) -> None:
+    backup = host.place.parent / "var/backup"
+    assert _install(host).returncode == 0
+    backup.mkdir(mode=0o700, exist_ok=True)
+    for number in range(12):
+        (backup / f"cron.d-upkeep.{1_000_000_000 + number}").touch()
+    before = {
+        part: (host.place / part / "upkeep").read_bytes() for part in ("cron.d", "logrotate.d")
+    }
+    assert _install(host, "--uninstall").returncode == 0
+    kept = sorted(backup.glob("cron.d-upkeep.*"))
+    assert len(kept) == 10 and kept[-1].read_bytes() == before["cron.d"]
+    assert [each.read_bytes() for each in backup.glob("logrotate.d-*")] == [before["logrotate.d"]]
+
+
 def test_only_one_part_is_touched(host: Machine) -> None:
     assert _install(host, "--only", "logrotate").returncode == 0
     assert list(_snapshot(host)) == [str(host.place / "logrotate.d/upkeep")]
@@ -512,9 +527,6 @@ def test_without_logrotate_nothing_is_changed(host: Machine) -> None:
 
 def test_rules_of_an_admin_that_cover_our_logs_already_are_named(host: Machine) -> None:
     logs = host.place.parent / "var/log"
-    logs.mkdir(parents=True, mode=0o700)
-    (host.place.parent / "var").chmod(0o700)
-    (logs / "upkeep.log").touch()
     theirs = host.place / "logrotate.d/theirs"
     theirs.write_text(f"{logs}/*.log {{\n    su root root\n    daily\n}}\n")
     result = _install(host)

@@ -95,16 +95,19 @@ def _run_alone(job: Job, settings: Config) -> Outcome:
 
 def _execute(job: Job, settings: Config, lock: Path) -> Outcome:
     log = _open_log(settings.state / "log" / f"job-{job.name}.log")
-    offset, ended = os.fstat(log).st_size, False
-    began, clock, ticks = time.time(), time.monotonic(), proc.uptime() * proc.TICKS_PER_SECOND
+    offset, began, clock = os.fstat(log).st_size, time.time(), time.monotonic()
+    leader, ended = None, False
     try:
-        pid = _start(job.command, log, lock)
-        ended = _wait_for_end(pid, job.timeout, log, settings.jobs.log_max)
+        leader, gate = _prepare(job.command, log, lock)
+        with contextlib.suppress(BrokenPipeError):  # killed already: its status tells
+            os.write(gate, b"go\n")
+        os.close(gate)
+        ended = _wait_for_end(leader.pid, job.timeout, log, settings.jobs.log_max)
     finally:  # the time limit, or a signal to the wrapper: the job goes with it
-        if not ended:
-            _end_all(job.grace, int(ticks))
-    _, status, usage = os.wait4(pid, 0 if ended else os.WNOHANG)
-    if ended or not _left_behind(int(ticks)):
+        if leader and not ended:
+            _end_all(job.grace, leader)
+    _, status, usage = os.wait4(leader.pid, 0 if ended else os.WNOHANG)
+    if ended or not _left_behind(leader):
         _name_session(lock, None)
     code, how = TIMED_OUT, "stopped at its time limit"
     if ended:
@@ -149,22 +152,29 @@ def _open_log(path: Path) -> int:
         return 2
 
 
-def _start(command: Sequence[str], log: int, lock: Path) -> int:
-    """Start `command` in a session of its own, but not before `lock` names that session."""
-    gate, opener = os.pipe()
+def _prepare(command: Sequence[str], log: int, lock: Path) -> tuple[proc.Stat, int]:
+    """A process in a session of its own that `lock` names; a line into the pipe starts `command`.
+
+    A wrapper that ends before it wrote that line leaves nothing behind.
+    """
+    opened, gate = os.pipe()
     pid = os.posix_spawn(
         "/bin/sh",
         ["sh", "-c", GATE, "sh", *command],
         os.environ,
-        file_actions=[(os.POSIX_SPAWN_DUP2, fd, to) for fd, to in ((gate, 0), (log, 1), (log, 2))],
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, opened, 0),
+            (os.POSIX_SPAWN_DUP2, log, 1),
+            (os.POSIX_SPAWN_DUP2, log, 2),
+        ],
         setsid=True,
         setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
     )
-    os.close(gate)
-    _name_session(lock, proc.identify(pid))
-    os.write(opener, b"go\n")
-    os.close(opener)
-    return pid
+    os.close(opened)
+    leader = proc.read_stat(pid)
+    assert leader  # a child stays to be seen until it is waited for
+    _name_session(lock, proc.Identity(proc.boot_id(), pid, leader.start_ticks))
+    return leader, gate
 
 
 def _wait_for_end(pid: int, seconds: float, log: int, log_max: int) -> bool:
@@ -187,8 +197,8 @@ def _shorten(log: int, log_max: int) -> None:
         os.write(log, newest)
 
 
-def _left_behind(since: int) -> set[proc.Identity]:
-    """All that came from the job, which began at `since` in clock ticks; no daemons of restart.py.
+def _left_behind(leader: proc.Stat) -> set[proc.Identity]:
+    """All that came from the job, whose first process is `leader`; no daemons of restart.py.
 
     What is older was left to the wrapper by whoever called exec, and is not the job's.
     """
@@ -197,17 +207,17 @@ def _left_behind(since: int) -> set[proc.Identity]:
     for pid in tuple(mine):
         started = "UPKEEP_TASK" in proc.environment(pid)
         started |= "upkeep-recorder" in proc.command_line(pid)
-        if started or table[pid].start_ticks < since:
+        if started or table[pid].start_ticks < leader.start_ticks:
             mine -= {pid, *proc.descendants(table, pid)}
     return {each for pid in mine if (each := proc.identify(pid))}
 
 
-def _end_all(grace: float, since: int) -> None:
+def _end_all(grace: float, leader: proc.Stat) -> None:
     """TERM to all that is left, KILL after `grace` seconds; to what was started meanwhile too."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})  # see it through
     for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, KILL_SECONDS)):
         deadline, told = time.monotonic() + seconds, set[proc.Identity]()
-        while (left := _left_behind(since)) and time.monotonic() < deadline:
+        while (left := _left_behind(leader)) and time.monotonic() < deadline:
             for each in left - told:
                 _send(each, number)
             told |= left
