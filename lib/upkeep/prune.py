@@ -1,20 +1,20 @@
 """Drop the old records of a JSONL file: lines that are one JSON object with a clear time before a
 limit. All else stays byte for byte, and what is no such object is counted."""
 
+import collections
 import contextlib
 import fcntl
 import os
 import time
-from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import chain
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
 
 from upkeep import inplace, openfiles
 from upkeep.compress import finish, forget, temporary
 from upkeep.openfiles import Claim
-from upkeep.timestamps import Reader, Times
+from upkeep.timestamps import Reader
 from upkeep.tree import Found, LeftAloneError
 
 _CHUNK = 1 << 20
@@ -24,44 +24,39 @@ _PROBES = 64  # places of a large file that must be in order
 _MOST_PLACES = 100  # taken out while a program writes
 _BLOCK = 4096  # less is not taken out in place
 
+Range = tuple[int, int]  # begin and end of whole lines
+
 
 @dataclass
 class Cut:
-    """What goes: the begins and ends of ranges of whole lines, in turn."""
+    """What was found so far."""
 
-    bounds: "array[int]" = field(default_factory=lambda: array("q"))
-    records: int = 0
+    records: int = 0  # that go
+    size: int = 0  # bytes that go
     malformed: int = 0
-    newest: float = float("-inf")  # time of all records that were read
-
-    @property
-    def size(self) -> int:
-        """Bytes that go."""
-        return sum(self.bounds[1::2]) - sum(self.bounds[::2])
-
-    def add(self, begin: int, end: int) -> None:
-        """Let this range go, too; it lies behind all others."""
-        if self.bounds and self.bounds[-1] == begin:
-            self.bounds[-1] = end
-        else:
-            self.bounds.extend((begin, end))
+    newest: float = float("-inf")  # time of all records
+    goes: bool = False  # whether the last line does
 
 
-def scan(fd: int, stop: int, cutoff: float, reader: Reader) -> Cut:
-    """Look at all lines up to `stop`, the begin of a line or the end of the file."""
-    cut, offset = Cut(), 0
+def scan(fd: int, stop: int, cutoff: float, reader: Reader, cut: Cut) -> Iterator[Range]:
+    """Where the lines are that go, up to `stop`: the begin of a line or the end of the file. Notes
+    in `cut` what it has read, which is no more than what is asked for."""
+    offset = begin = end = 0
     while offset < stop:
+        ranges: list[Range] = []
         if chunk := _whole_lines(fd, offset, stop):
-            lines = chunk.removesuffix(b"\n").split(b"\n")
-            _decide(cut, offset, lines, reader.times(lines), cutoff)
+            ranges = _decide(cut, offset, chunk, reader, cutoff)
             offset += len(chunk)
         else:  # a line that is too long to be a record
-            cut.malformed += 1
+            cut.malformed, cut.goes = cut.malformed + 1, False
             offset = inplace.next_line(fd, offset + 1)
+        for first, last in ranges:
+            if first > end > begin:
+                yield begin, end
+            begin, end = begin if first == end else first, last
         forget(fd, offset)
-    if cut.bounds:  # a last line may lack its end
-        cut.bounds[-1] = min(cut.bounds[-1], stop)
-    return cut
+    if end > begin:
+        yield begin, end
 
 
 def _whole_lines(fd: int, offset: int, stop: int) -> bytes:
@@ -74,27 +69,33 @@ def _whole_lines(fd: int, offset: int, stop: int) -> bytes:
     return b""
 
 
-def _decide(cut: Cut, offset: int, lines: list[bytes], times: Times, cutoff: float) -> None:
-    """Which of `lines` go; blank ones go with what stands before them."""
+def _decide(cut: Cut, offset: int, chunk: bytes, reader: Reader, cutoff: float) -> list[Range]:
+    """Which lines of `chunk` go; blank ones go with what stands before them."""
+    lines = chunk.removesuffix(b"\n").split(b"\n")
+    times = reader.times(lines)
     known = [when for when in times if when is not None]
-    newest = max(known, default=cut.newest)
-    cut.newest = max(cut.newest, newest)
-    if len(known) == len(lines) and newest < cutoff:
-        cut.records += len(lines)
-        cut.add(offset, offset + sum(map(len, lines)) + len(lines))
-        return
+    cut.newest = max([cut.newest, *known])
+    ranges, begin, behind = [], offset, offset + len(chunk)
+    if len(known) == len(lines) and cut.newest < cutoff:  # the same as below, but fast
+        cut.goes, cut.records, cut.size = True, cut.records + len(lines), cut.size + len(chunk)
+        return [(offset, behind)]
     for line, when in zip(lines, times, strict=True):
-        end = offset + len(line) + 1
+        goes = cut.goes
         if when is not None:
             goes = when < cutoff
             cut.records += goes
-        else:
-            blank = not line.strip()
-            cut.malformed += not blank
-            goes = blank and cut.bounds[-1:] == array("q", (offset,))
-        if goes:
-            cut.add(offset, end)
-        offset = end
+        elif line.strip():
+            goes = False
+            cut.malformed += 1
+        if goes != cut.goes:
+            if cut.goes and offset > begin:
+                ranges.append((begin, offset))
+            cut.goes, begin = goes, offset
+        offset += len(line) + 1
+    if cut.goes:
+        ranges.append((begin, behind))
+    cut.size += sum(end - begin for begin, end in ranges)
+    return ranges
 
 
 def _end_of_old(fd: int, size: int, cutoff: float, reader: Reader) -> int:
@@ -117,8 +118,10 @@ def _end_of_old(fd: int, size: int, cutoff: float, reader: Reader) -> int:
 def newest_record(found: Found, name: str) -> float | None:
     """The newest time inside a file, None for an empty one. Raises OSError, and LeftAloneError for
     one with a line without a clear time."""
+    cut = Cut()
     with open(found.open(), "rb") as file:
-        cut = scan(file.fileno(), found.info.st_size, float("-inf"), Reader(name))
+        for _ in scan(file.fileno(), found.info.st_size, float("-inf"), Reader(name), cut):
+            pass
     if cut.malformed:
         raise LeftAloneError(f"{cut.malformed} lines without a clear time")
     return cut.newest if found.info.st_size else None
@@ -130,32 +133,34 @@ def prune(found: Found, cutoff: float, name: str, dry_run: bool) -> Cut:
     LeftAloneError and OSError."""
     size, reader, fd = found.info.st_size, Reader(name), None
     with open(found.open(), "rb") as file:
-        whole = file.fileno()
-        stop = _end_of_old(whole, size, cutoff, reader)
-        cut = scan(whole, stop, cutoff, reader)
+        cut, stop = Cut(), _end_of_old(file.fileno(), size, cutoff, reader)
+        ranges = scan(file.fileno(), stop, cutoff, reader, cut)
+        some = list(islice(ranges, _MOST_PLACES + 1))
         if stop < size and cut.newest >= cutoff:  # it is not in order
-            cut = scan(whole, size, cutoff, reader)
-    if not cut.records:
-        return cut
-    middle = cut.bounds[-1] < size or openfiles.writers(found.info)
-    if middle and cut.size >= _BLOCK and len(cut.bounds) <= 2 * _MOST_PLACES:
-        fd = inplace.open_in_place(found, dry_run)
-    if fd is None:
-        _rewrite(found, cut, dry_run)
-        return cut
+            cut = Cut()
+            ranges = scan(file.fileno(), size, cutoff, reader, cut)
+            some = list(islice(ranges, _MOST_PLACES + 1))
+        if not cut.records:
+            return cut
+        middle = some[-1][1] < size or openfiles.writers(found.info)
+        if middle and cut.size >= _BLOCK and len(some) <= _MOST_PLACES:
+            fd = inplace.open_in_place(found, dry_run)
+        if fd is None:
+            _rewrite(found, chain(some, ranges), dry_run)
+            return cut
     with open(fd, "rb"):
         if not dry_run:
-            backwards = zip(cut.bounds[-2::-2], cut.bounds[::-2], strict=True)
-            inplace.drop(fd, backwards, found.info)
+            inplace.drop(fd, reversed(some), found.info)
     return cut
 
 
-def _rewrite(found: Found, cut: Cut, dry_run: bool) -> None:
+def _rewrite(found: Found, cut: Iterable[Range], dry_run: bool) -> None:
     """Whoever wants to write the file meanwhile waits no longer than for one piece of the copy."""
     if found.info.st_nlink > 1:
         raise LeftAloneError("it has other names (hard links)")
     with Claim(found) as claim:
         if dry_run:
+            collections.deque(cut, maxlen=0)  # to count them
             return
         with temporary(found) as (fd, name):
             with open(fd, "wb", _CHUNK, closefd=False) as copy:
@@ -167,11 +172,11 @@ def _rewrite(found: Found, cut: Cut, dry_run: bool) -> None:
             _follow(claim.fd, found.info.st_size, fd)
 
 
-def _survivors(claim: Claim, cut: Cut) -> Iterator[bytes]:
+def _survivors(claim: Claim, cut: Iterable[Range]) -> Iterator[bytes]:
     """What stays, in pieces. Raises LeftAloneError when somebody wants to write the file."""
-    edges, checked = chain([0], cut.bounds, [claim.found.info.st_size]), 0
+    begin, checked, size = 0, 0, claim.found.info.st_size
     with open(claim.fd, "rb", _CHUNK, closefd=False) as file:
-        for begin, end in zip(edges, edges, strict=True):
+        for end, behind in chain(cut, [(size, size)]):
             file.seek(begin)
             while begin < end and (piece := file.read(min(_CHUNK, end - begin))):
                 yield piece
@@ -179,6 +184,7 @@ def _survivors(claim: Claim, cut: Cut) -> Iterator[bytes]:
                 if begin > checked:
                     claim.check()
                     checked = begin + _CHUNK
+            begin = behind
 
 
 def _follow(old: int, size: int, new: int) -> None:
