@@ -204,9 +204,10 @@ def test_a_real_leak_ends_as_a_firing_alert_and_as_a_message(night: Night, tmp_p
                 timeout=60,
             )
             told = wait_until(
-                lambda: [text for text in api.texts if "leaky" in text and "limit" in text]
+                lambda: [text for text in api.texts if "leaky uses" in text and "backup" in text]
             )
             assert set(ALERTS) - prometheus.firing(base).keys() <= RARE
+    assert "127.0.0.1: job backup has never succeeded\n" in told[0]
     assert re.search(r"127\.0\.0\.1: leaky uses [\d.]+MiB, more than its limit\n", told[0])
 
 
