@@ -22,12 +22,14 @@ def test_a_row_names_the_ratio_and_whether_the_goal_is_met(
 ) -> None:
     assert row("a send", 120.0, "requests", 100.0, 1.2)
     assert not row("a send", 121.0, "requests", 100.0, 1.2)
+    assert row("a prune", 0.4, "naive", 100.0, 0.02, "s")
     assert row("peak", 15.0, goal=20, unit="MiB")
     assert not row("peak", 21.0, goal=20, unit="MiB")
     assert row("size", 1234.0, unit="KB")
     assert [line.split("\t") for line in capsys.readouterr().out.splitlines()] == [
         ["a send", "120 ms", "requests", "100 ms", "1.20", "1.2", "ok"],
         ["a send", "121 ms", "requests", "100 ms", "1.21", "1.2", "MISSED"],
+        ["a prune", "0.4 s", "naive", "100 s", "0.004", "0.02", "ok"],
         ["peak", "15 MiB", "", "", "", "20 MiB", "ok"],
         ["peak", "21 MiB", "", "", "", "20 MiB", "MISSED"],
         ["size", "1234 KB", "", "", "", "", ""],

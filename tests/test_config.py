@@ -50,6 +50,7 @@ def load(place: Path, text: str) -> config.Config:
         ("[host]\nmemory_alert = 80\n", r"\[host\] memory_alert: expected a percentage"),
         ("= 3", r"not valid TOML"),
         ("a = " + "[" * 5000, r"not valid TOML"),
+        ("a = " + "9" * 5000, r"not valid TOML"),
     ],
 )
 def test_a_bad_file_is_one_line_that_says_where_and_what(

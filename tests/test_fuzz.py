@@ -238,6 +238,23 @@ def test_what_is_no_file_at_all_ends_as_a_line_and_a_status(victim: Victim) -> N
             victim.restore()
 
 
+def test_what_hung_or_reached_the_terminal_once_does_not_any_more(victim: Victim) -> None:
+    state, where = victim.house.state, ("--config", victim.house.config)
+    for name, main in (
+        ("restarts.jsonl", status.main),
+        ("tasks/app.json", memory_sample.main),
+        (next((state / "memory").glob("*-*.jsonl")).name, memory_report.main),
+    ):
+        path = next(state.rglob(name))
+        path.unlink()
+        os.mkfifo(path)
+        assert outcome(main, where, victim.log) in (0, 1), victim.log.read_text()
+        victim.restore()
+    victim.house.config.write_text('[host]\n"\\u001b[2J" = 1\n')
+    assert outcome(status.main, where, victim.log) == 2
+    assert '"\\x1b[2J"' in victim.log.read_text()
+
+
 def texts(sample: str) -> list[str]:
     found = [damaged(sample.encode(), random.Random(seed)) for seed in range(ROUNDS * 5)]
     return [each.decode("utf-8", "surrogateescape") for each in found]

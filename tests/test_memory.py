@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.fake_proc import BOOT_ID, FakeProc
-from upkeep import memory
+from upkeep import memory, proc
 from upkeep.errors import OperatorError
 
 TOTAL = 2048000 * 1024
@@ -127,3 +127,22 @@ def test_directories_come_largest_first_whatever_they_are_called(tmp_path: Path)
     sizes = memory.directory_sizes((small, large, tmp_path / "absent"))
     assert list(sizes) == [str(large), str(small)]
     assert 500_000 <= sizes[str(large)][0] < 600_000
+
+
+def test_a_proc_that_makes_no_sense_is_refused_in_one_line(tmp_path: Path) -> None:
+    fake = FakeProc(tmp_path)
+    whole = memory.read_host(str(tmp_path))
+    fake.write("vmstat", f"pswpin {'9' * 30}\npswpout 20\noom_kill 3\n")
+    assert memory.read_host(str(tmp_path))["swapped_bytes"] == 20 * proc.PAGE_BYTES
+    for name, content in (
+        ("uptime", "1e999 1\n"),
+        ("uptime", "x\n"),
+        ("self/mountinfo", "1 2\n"),
+        ("meminfo", "MemTotal: none kB\n"),
+    ):
+        fake.write(name, content)
+        with pytest.raises(OperatorError, match="cannot be read as /proc"):
+            memory.read_host(str(tmp_path))
+        fake = FakeProc(tmp_path)
+        fake.write("self/mountinfo", "")
+    assert memory.read_host(str(tmp_path)) == whole

@@ -75,6 +75,26 @@ def test_the_examples_are_what_the_programs_accept(tmp_path: Path) -> None:
     )
 
 
+def test_a_host_that_is_gone_is_told_once(tmp_path: Path) -> None:
+    config = (PLACE / "alertmanager.example.yml").read_text()
+    with prometheus.alertmanager(tmp_path, config) as manager:
+        for alert, instance in (
+            ("UpkeepSampleStale", "gone"),
+            ("UpkeepJobNotSucceeded", "gone"),
+            ("UpkeepJobNotSucceeded", "other"),
+        ):
+            labels = [f"alertname={alert}", f"instance={instance}"]
+            accepted("amtool", f"--alertmanager.url={manager}", "alert", "add", *labels)
+
+        def told() -> set[tuple[str, str]]:
+            alerts = json.loads(prometheus.fetch(f"{manager}/api/v2/alerts") or "[]")
+            told = [each["labels"] for each in alerts if not each["status"]["inhibitedBy"]]
+            return {(each["alertname"], each["instance"]) for each in told}
+
+        wanted = {("UpkeepSampleStale", "gone"), ("UpkeepJobNotSucceeded", "other")}
+        wait_until(lambda: told() == wanted)
+
+
 def test_the_page_names_every_alert() -> None:
     page = (ROOT / "docs/prometheus.md").read_text()
     assert re.findall(r"\| `(Upkeep\w+)`", page) == ALERTS
@@ -184,9 +204,10 @@ def test_a_real_leak_ends_as_a_firing_alert_and_as_a_message(night: Night, tmp_p
                 timeout=60,
             )
             told = wait_until(
-                lambda: [text for text in api.texts if "leaky" in text and "limit" in text]
+                lambda: [text for text in api.texts if "leaky uses" in text and "backup" in text]
             )
             assert set(ALERTS) - prometheus.firing(base).keys() <= RARE
+    assert "127.0.0.1: job backup has never succeeded\n" in told[0]
     assert re.search(r"127\.0\.0\.1: leaky uses [\d.]+MiB, more than its limit\n", told[0])
 
 

@@ -64,8 +64,9 @@ def _text(path: str | Path) -> str:
 
 
 def _numbers(path: str | Path) -> dict[str, int]:
-    """The lines "name: number unit" and "name number" of a file."""
-    return {name: int(count) for name, count in re.findall(r"(?m)^(\w+):? +(\d+)", _text(path))}
+    """The lines "name: number unit" and "name number" of a file, of at most 14 digits."""
+    lines = re.findall(r"(?m)^(\w+):? +(\d{1,14})(?!\d)", _text(path))
+    return {name: int(count) for name, count in lines}
 
 
 def cgroup_limit(root: str = "/proc") -> tuple[int, int] | None:

@@ -16,12 +16,15 @@ def row(
     """
     measured = ours if theirs is None else ours / theirs
     good = goal is None or measured <= goal
-    cells = [what, f"{_digits(ours)} {unit}", peer, "", "", "", "" if goal is None else "ok"]
+    beside, wanted, verdict = ["", ""], "", ""
     if theirs is not None:
-        cells[3:5] = [f"{_digits(theirs)} {unit}", f"{measured:.2f}"]
+        ratio = f"{measured:.2f}" if measured >= 0.1 else f"{measured:.2g}"
+        beside = [f"{_digits(theirs)} {unit}", ratio]
     if goal is not None:
-        cells[5] = f"{goal:g}" if theirs is not None else f"{goal:g} {unit}"
-    print("\t".join([*cells[:6], cells[6] if good else "MISSED"]), flush=True)
+        wanted = f"{goal:g} {unit}" if theirs is None else f"{goal:g}"
+        verdict = "ok" if good else "MISSED"
+    cells = [what, f"{_digits(ours)} {unit}", peer, *beside, wanted, verdict]
+    print("\t".join(cells), flush=True)
     return good
 
 
