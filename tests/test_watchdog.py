@@ -176,6 +176,19 @@ def test_a_start_that_keeps_failing_is_given_up_too(house: House) -> None:
     assert len(house.messages()) == 3
 
 
+def test_a_trouble_that_was_told_but_could_not_be_recorded_has_an_end(house: House) -> None:
+    house.start("trader")
+    house.task("trader", ["no-such-program"])
+    house.rows("restart", "trader", code=2)
+    house.change_record("trader", trouble={})  # as on a full disk, or by SIGKILL before it
+    house.task("trader")
+    house.rows("restart", "trader", code=0)
+    house.task("trader", ["no-such-program"])
+    house.rows("restart", "trader", code=2)
+    first, end, second = house.messages()
+    assert "no-such-program" in first and "works again" in end and "no-such-program" in second
+
+
 def test_one_broken_task_does_not_stop_the_others(house: House) -> None:
     house.task("a-broken", ["no-such-program"])
     assert [row["outcome"] for row in house.rows("watchdog", code=2)] == ["started", "failed"]
