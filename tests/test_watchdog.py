@@ -59,6 +59,19 @@ def test_deaths_in_the_window_are_one_message_and_a_later_one_is_told_again(hous
     assert len(house.messages()) == 2
 
 
+@pytest.mark.parametrize("content", [None, "", "1\n", "nonsense"])
+def test_a_pid_file_that_lost_its_number_is_written_again(
+    house: House, content: str | None
+) -> None:
+    pid = house.start("trader")
+    file = house.state / "run/trader.pid"
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    house.rows("watchdog", code=0)
+    assert (house.pid("trader"), house.copies("trader")) == (pid, [pid])
+
+
 def test_an_exit_status_is_told(house: House) -> None:
     house.task("job", worker("--exit", "3", "--after", "0.2"))
     house.start("job")
