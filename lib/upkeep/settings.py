@@ -126,6 +126,17 @@ duration = _of_units(units.parse_duration)  # seconds
 percent = _of_units(units.parse_percent)  # a fraction
 
 
+def above_zero(reader: Reader) -> Reader:
+    """`reader` for a limit or a time that makes no sense as 0; what is off has no key."""
+
+    def read(value: Any) -> Any:
+        if not reader(value):
+            raise ValueError(f"expected more than 0, got {value!r}; to turn it off, leave it out")
+        return reader(value)
+
+    return read
+
+
 def free_space(value: Any) -> Any:
     """Free space of a disk: a fraction (float) from "10%", or bytes (int)."""
     return percent(value) if isinstance(value, str) and "%" in value else size(value)
@@ -288,10 +299,10 @@ class PathSettings:
 class TelegramSettings:
     """[telegram]"""
 
-    connect_timeout: Annotated[float, duration] = 5.0
-    timeout: Annotated[float, duration] = 20.0
+    connect_timeout: Annotated[float, above_zero(duration)] = 5.0
+    timeout: Annotated[float, above_zero(duration)] = 20.0
     tries: Annotated[int, integer(1, 10)] = 3
-    budget: Annotated[float, duration] = 45.0
+    budget: Annotated[float, above_zero(duration)] = 45.0
     repeat_after: Annotated[float, duration] = 900.0
     remind_after: Annotated[float, duration] = 6 * 3600.0
     expire_after: Annotated[float, duration] = 86400.0
@@ -343,18 +354,18 @@ class TaskSettings:
     state_files_older_than: Annotated[float, duration] = 3600.0
     verify: Annotated[float, duration] = 3.0
     ready: Annotated[Ready | None, readiness] = None
-    max_rss: Annotated[int | None, size] = None
+    max_rss: Annotated[int | None, above_zero(size)] = None
     max_rss_samples: Annotated[int, integer(1)] = 3
     max_fds: Annotated[int | None, integer(1)] = None
-    max_age: Annotated[float | None, duration] = None
+    max_age: Annotated[float | None, above_zero(duration)] = None
     heartbeat: Annotated[Path | None, absolute] = None
-    heartbeat_max_age: Annotated[float, duration] = 600.0
+    heartbeat_max_age: Annotated[float, above_zero(duration)] = 600.0
     quiet_load: Annotated[float | None, number] = None
     deadline: Annotated[float, duration] = 7200.0
     restart_before_limit: Annotated[float | None, duration] = None
     depends: Annotated[tuple[str, ...], words] = ()
     crash_limit: Annotated[int, integer(1)] = 5
-    crash_window: Annotated[float, duration] = 600.0
+    crash_window: Annotated[float, above_zero(duration)] = 600.0
     crash_cooldown: Annotated[float, duration] = 1800.0
     manager: Annotated[str, choice("upkeep", "systemd", "pm2")] = "upkeep"
     unit: Annotated[str, text] = ""
