@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -146,6 +147,23 @@ def test_an_installation_by_pip_keeps_its_state_in_the_home_directory(
     monkeypatch.setattr(config, "SYSTEM_FILE", home / "none")
     monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
     assert config.load().state == home / "state" / "upkeep"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the rule is for root")
+@pytest.mark.parametrize("code", ["bin/status.py", "bin/stop.py", "lib/upkeep/cli.py"])
+def test_root_runs_no_code_that_others_can_write(home: Path, code: str) -> None:
+    for part in ("bin", "lib"):
+        shutil.copytree(ROOT / part, home / part)
+    (home / "upkeep.toml").write_text("")
+    (home / "bin/.lock").symlink_to("nowhere")
+    command = [sys.executable, home / "bin/status.py", "--config", home / "upkeep.toml"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    (home / code).chmod(0o666)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, f"{home / code} is writable by everybody" in done.stderr) == (3, True)
+    (home / code).chmod(0o644)
+    os.chown(home / code, 65534, 0)
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 3
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the rule is for root")
