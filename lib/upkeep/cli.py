@@ -57,9 +57,12 @@ def script(main: Main) -> Main:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             status = Exit.DONE
         except OSError as error:
-            if error.errno not in _OPERATORS_ERRNOS or not error.filename:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if error.errno not in _OPERATORS_ERRNOS or not (error.filename or full):
                 raise
-            warn(f"{error.filename}: {error.strerror}")
+            warn(f"{error.filename or 'a file, or the output'}: {error.strerror}")
+            if not error.filename:  # what is left in the buffer would be tried again
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             status = Exit.PROBLEM
         except KeyboardInterrupt:
             status = Exit.INTERRUPTED
