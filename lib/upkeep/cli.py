@@ -143,12 +143,17 @@ def parser(doc: str | None, examples: str) -> argparse.ArgumentParser:
     return made
 
 
+def rehearsing() -> bool:
+    """Whether the environment asks for a plan only, by UPKEEP_DRY_RUN=1."""
+    return os.environ.get("UPKEEP_DRY_RUN", "0") not in ("", "0")
+
+
 def add_dry_run(made: argparse.ArgumentParser) -> None:
     """Add --dry-run; UPKEEP_DRY_RUN=1 in the environment means the same."""
     made.add_argument(
         "--dry-run",
         action="store_true",
-        default=os.environ.get("UPKEEP_DRY_RUN", "0") not in ("", "0"),
+        default=rehearsing(),
         help="print the plan and change nothing",
     )
 
