@@ -219,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.action == "report":
         profile = read(args.file)
-        if args.prometheus:
+        if args.prometheus and not cli.rehearsing():
             publish(args.prometheus, histogram(profile))
         else:
             print("\n".join(lines(profile)))
@@ -237,7 +237,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = [python, *(["-m", *args.module] if args.module else args.script)]
     if len(command) < 2:
         raise OperatorError("run: name a SCRIPT or -m MOD", Exit.USAGE)
-    if args.tries:
+    if cli.rehearsing():
+        print("would run:", text.printable(shlex.join(command)))
+    elif args.tries:
         print("\n".join(try_out(command, args.tries)))
     else:
         run(command, save if args.save else save / f"gc.{os.getpid()}", args.prometheus)

@@ -196,8 +196,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.status:
         return show(settings, options.json)
     name = options.name or ""
-    if not command or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
+    if not name or not command:
         raise OperatorError("expected NAME [OPTION ...] -- COMMAND ...; see --help", Exit.USAGE)
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
+        allowed = "up to 100 letters, digits, '.', '_', '-', not beginning with '.' or '-'"
+        raise OperatorError(f'job name "{text.printable(name)}": expected {allowed}', Exit.USAGE)
     if options.dry_run:
         return rehearse(command)
     # What the job leaves becomes a child of this process, not of init.

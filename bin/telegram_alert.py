@@ -110,6 +110,18 @@ def read_file(file: Path, text: str) -> tuple[bytes | None, str]:
     return None, f"{text}\n({file.name} could not be sent: {why})".lstrip()
 
 
+def refuse_contradictions(options: argparse.Namespace) -> None:
+    """Let no message be dropped for an option beside it. Raises OperatorError."""
+    modes = [name for name in ("flush", "check", "status") if getattr(options, name)]
+    given = ("text", "title", "document", "photo", "key", "resolve")
+    message = [name for name in given if getattr(options, name)]
+    if len(modes) > 1 or (modes and message):
+        raise OperatorError(f"--{modes[0]} stands alone, without a message", Exit.USAGE)
+    for one, other in (("key", "resolve"), ("document", "photo")):
+        if {one, other} <= set(message):
+            raise OperatorError(f"give --{one} or --{other}, not both", Exit.USAGE)
+
+
 def given_text(options: argparse.Namespace) -> str:
     """The text to send: of the command line, or of stdin. Raises OperatorError."""
     from upkeep import message
@@ -153,6 +165,17 @@ def accept(options: argparse.Namespace, alerts: "Alerts", text: str, again_after
         alerts.inform(options.title, text, options.level)
 
 
+def plan(
+    options: argparse.Namespace, chats: list[tuple[str, str]], text: str, outbox: Outbox
+) -> list[str]:
+    """What would be sent to whom."""
+    if options.flush:
+        return [f"would send to {each.chat}: {each.text}" for each in outbox.letters()]
+    whom = options.chat or ", ".join(":".join(filter(None, each)) for each in chats)
+    what = (options.title, text, options.document or options.photo)
+    return [f"would send to {whom}: {' '.join(filter(None, what))}"]
+
+
 def deliver(options: argparse.Namespace, settings: config.Config, outbox: Outbox) -> int:
     """Accept the message of the command line, if there is one, and send all that waits."""
     from upkeep.alerts import Alerts
@@ -169,8 +192,8 @@ def deliver(options: argparse.Namespace, settings: config.Config, outbox: Outbox
     alerts = Alerts(settings, post)
     alerts.model = letter_like(options, settings)
     if options.dry_run:
-        for each in [text] if text else [letter.text for letter in outbox.letters()]:
-            print(f"would send to {options.chat or post.account.chats}: {options.title} {each}")
+        for line in plan(options, post.account.chats, text, outbox):
+            print(line)
         return Exit.DONE
     findings = post.check() if options.check else {}
     for name, why in findings.items():
@@ -194,6 +217,7 @@ def deliver(options: argparse.Namespace, settings: config.Config, outbox: Outbox
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit status."""
     options = parser().parse_args(argv)
+    refuse_contradictions(options)
     settings = config.load(options.config)
     outbox, now = Outbox(settings.state / "outbox"), time.time()
     if options.status:

@@ -13,6 +13,7 @@ Exit codes: 0 all is as wanted; 1 something is not; 2 usage or configuration; 3 
 not proven; 6 something cannot be stopped; 7 something is given up.
 """
 
+import contextlib
 import itertools
 import os
 import sys
@@ -114,6 +115,9 @@ def look_after(known: Task, processes: Processes, dry_run: bool) -> Result:
     result = rest(known, stat, why)
     if str(known.record) != before or known.renamed_from:
         known.save()
+    if known.settings.pid_file.is_relative_to(known.config.state):  # elsewhere it is the program's
+        with contextlib.suppress(OSError):
+            control.keep_pid_file(known, stat.pid)
     return result
 
 

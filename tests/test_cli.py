@@ -46,6 +46,15 @@ def test_missing_rights_and_a_full_disk_are_one_line(name: str) -> None:
     assert "Traceback" in run("import errno; raise OSError(errno.EBADF, 'bug', '/x')").stderr
 
 
+def test_an_output_that_takes_no_more_is_one_line() -> None:
+    code = HEAD + "    print('x')\n    return 0\nraise SystemExit(main())\n"
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-c", code]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "No space left on device" in done.stderr
+
+
 def test_a_bug_keeps_its_traceback_but_no_token() -> None:
     result = run(f"raise KeyError('{TOKEN}')")
     assert result.returncode == 1

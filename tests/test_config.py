@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -46,6 +47,11 @@ def load(place: Path, text: str) -> config.Config:
         ('[task."a\\nb"]\ncommand = ["x"]\n', r"expected a name of letters"),
         ('[task.upkeep]\ncommand = ["x"]\n', r"expected another name"),
         ('[task.job-x]\ncommand = ["x"]\n', r"expected another name"),
+        (TASK + "max_rss = 0\n", r"\[task.bot\] max_rss: expected more than 0.* leave it out"),
+        (TASK + 'max_age = "0d"\n', r"\[task.bot\] max_age: expected more than 0"),
+        (TASK + 'heartbeat_max_age = "0s"\n', r"heartbeat_max_age: expected more than 0"),
+        ('[telegram]\nbudget = "0s"\n', r"\[telegram\] budget: expected more than 0"),
+        ("[telegram]\ntimeout = 0\n", r"\[telegram\] timeout: expected more than 0"),
         ('[host]\nmemory_alert = "180%"\n', r"\[host\] memory_alert: expected at most"),
         ("[host]\nmemory_alert = 80\n", r"\[host\] memory_alert: expected a percentage"),
         ("= 3", r"not valid TOML"),
@@ -142,6 +148,23 @@ def test_an_installation_by_pip_keeps_its_state_in_the_home_directory(
     monkeypatch.setattr(config, "SYSTEM_FILE", home / "none")
     monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
     assert config.load().state == home / "state" / "upkeep"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the rule is for root")
+@pytest.mark.parametrize("code", ["bin/status.py", "bin/stop.py", "lib/upkeep/cli.py"])
+def test_root_runs_no_code_that_others_can_write(home: Path, code: str) -> None:
+    for part in ("bin", "lib"):
+        shutil.copytree(ROOT / part, home / part)
+    (home / "upkeep.toml").write_text("")
+    (home / "bin/.lock").symlink_to("nowhere")
+    command = [sys.executable, home / "bin/status.py", "--config", home / "upkeep.toml"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    (home / code).chmod(0o666)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, f"{home / code} is writable by everybody" in done.stderr) == (3, True)
+    (home / code).chmod(0o644)
+    os.chown(home / code, 65534, 0)
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 3
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the rule is for root")

@@ -55,6 +55,16 @@ def test_a_script_sees_what_it_sees_without(tmp_path, arguments):
     assert collections(tmp_path / "saved.gc")[2] == 3
 
 
+@pytest.mark.parametrize("more", [[], ["--try", "freeze"]])
+def test_a_dry_run_by_the_environment_runs_nothing(tmp_path, more):
+    program, save = write(tmp_path, "open('ran', 'w')"), tmp_path / "saved.gc"
+    words = ["run", "--save", save, *more, program, "a b"]
+    done = run_script("gc_profile", *words, env={"UPKEEP_DRY_RUN": "1"}, cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout.startswith("would run: ") and done.stdout.endswith(f"{program} 'a b'\n")
+    assert list(tmp_path.iterdir()) == [program]
+
+
 def test_a_module_sees_what_it_sees_without(tmp_path):
     write(tmp_path, ABOUT_ITSELF, "some_module.py")
     plain, profiled = both("-m", "some_module", "-m", "other", place=tmp_path)

@@ -400,6 +400,13 @@ def test_purge_removes_the_state_and_keeps_the_configuration(host: Machine) -> N
     assert (home / "upkeep.toml").exists() and (home / ".env").exists()
 
 
+@pytest.mark.parametrize("args", [["--purge"], ["--verify", "--uninstall"]])
+def test_what_was_meant_to_remove_or_check_installs_nothing(host: Machine, args: list[str]) -> None:
+    before = _snapshot(host)
+    done = _install(host, *args)
+    assert (done.returncode, "--uninstall" in done.stderr, _snapshot(host)) == (2, True, before)
+
+
 def test_purge_keeps_the_state_of_a_task_that_runs(host: Machine) -> None:
     home = host.place.parent
     (home / "upkeep.toml").write_text(

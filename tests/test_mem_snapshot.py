@@ -71,6 +71,15 @@ def test_one_look_says_what_the_memory_is_made_of(targets, tmp_path):
     assert not {"growth_bytes", "mappings", "children"} & found.keys()
 
 
+def test_a_dry_run_by_the_environment_saves_nothing(targets, tmp_path):
+    child, dry = targets.start("5"), {"UPKEEP_DRY_RUN": "1"}
+    words = "--pid", str(child.pid), "--save", tmp_path / "x.json"
+    assert "rss_bytes" in run_script("mem_snapshot", *words, env=dry).stdout
+    words += "--duration", "0.2s", "--interval", "0.1s"
+    assert "rss_bytes" in run_script("mem_baseline", *words, env=dry).stdout
+    assert list(tmp_path.glob("*.json")) == []
+
+
 def test_people_read_sizes(targets):
     child = targets.start("20")
     result = run_script("mem_snapshot", "--pid", str(child.pid), "--top", "3")

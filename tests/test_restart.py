@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -246,6 +247,28 @@ def test_a_copy_started_by_hand_is_adopted_by_its_pid_file(house: House, home: P
     finally:
         manual.kill()
         manual.wait()
+
+
+def test_a_copy_that_outlived_the_state_directory_is_not_started_twice(house: House) -> None:
+    pid = house.start("trader")
+    shutil.rmtree(house.state)
+    row = house.rows("watchdog", code=0)[0]
+    assert (row["outcome"], row["old_pid"]) == ("running", pid)
+    assert house.copies("trader") == [pid] == [house.pid("trader")]
+    house.rows("restart", "trader", code=0)
+    assert not is_running(pid) and len(house.copies("trader")) == 1
+
+
+def test_copies_that_nobody_has_on_record_are_not_joined_by_another(house: House) -> None:
+    first = house.start("trader")
+    (house.state / "tasks/trader.json").unlink()
+    (house.state / "run/trader.pid").unlink()
+    (house.state / "log/trader.log").rename(house.state / "log/old")
+    second = house.start("trader")
+    (house.state / "log/old").rename(house.state / "log/trader.log")
+    shutil.rmtree(house.state)
+    assert "not on record" in house.rows("watchdog", code=3)[0]["detail"]
+    assert sorted(house.copies("trader")) == sorted([first, second])
 
 
 @pytest.mark.parametrize("doubt", ["command", "age", "user"])

@@ -128,6 +128,8 @@ def test_a_wrong_call_is_told(place: Place, args: list[str]) -> None:
     assert result.returncode == 2
     assert "Traceback" not in result.stderr and result.stderr
     assert not (place.state / "jobs").exists()
+    if args and args[0] in ("../x", ".x", "a b"):
+        assert f'job name "{args[0]}": expected ' in result.stderr
 
 
 def test_options_of_the_command_are_its_own(place: Place) -> None:

@@ -198,7 +198,12 @@ def test_an_exposed_env_file_sends_nothing_and_keeps_the_message(home: Path, con
         assert (len(waiting(home)), api.requests) == (1, [])
         env.chmod(0o640)
         assert run_script("telegram_alert", "--flush", "--config", config).returncode == 0
-    assert api.texts[0].startswith("hello\n")
+        assert api.texts[0].startswith("hello\n")
+        api.always = "502"  # what Telegram itself says does not hide it
+        alert("later", config=config, api=api)
+        env.chmod(0o644)
+        done = run_script("telegram_alert", "hello", "--config", config)
+        assert (done.returncode, f"chmod 600 {env}" in done.stderr) == (3, True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file away")
@@ -291,6 +296,25 @@ def test_an_empty_text_and_a_missing_one_are_usage_errors(config: Path) -> None:
         for args in (["  \n"], ["-"], [], ["--html", "<b> </b>"]):
             done = alert(*args, config=config, api=api)
             assert (done.returncode, "the text is empty" in done.stderr) == (2, True)
+    assert api.requests == []
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--flush", "disk full"],
+        ["--check", "disk full"],
+        ["--status", "disk full"],
+        ["--flush", "--resolve", "disk"],
+        ["--flush", "--status"],
+        ["--key", "a", "--resolve", "b", "disk full"],
+        ["--document", "/etc/hostname", "--photo", "/etc/hostname"],
+    ],
+)
+def test_no_message_is_dropped_for_an_option_beside_it(config: Path, args: list[str]) -> None:
+    with BotApi() as api:
+        done = alert(*args, config=config, api=api)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert api.requests == []
 
 
@@ -429,8 +453,10 @@ def test_a_full_disk_sends_directly(home: Path, config: Path) -> None:
 def test_dry_run_sends_and_stores_nothing(home: Path, config: Path) -> None:
     with BotApi() as api:
         done = alert("--dry-run", "hello", config=config, api=api)
-    assert (done.returncode, "hello" in done.stdout, api.requests) == (0, True, [])
-    assert waiting(home) == []
+        file = alert("--dry-run", "--document", config, config=config, api=api)
+    assert (done.returncode, done.stdout) == (0, "would send to 4242: hello\n")
+    assert (file.returncode, file.stdout) == (0, f"would send to 4242: {config}\n")
+    assert (api.requests, waiting(home)) == ([], [])
 
 
 def test_a_program_sends_with_one_call(

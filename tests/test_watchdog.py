@@ -59,6 +59,19 @@ def test_deaths_in_the_window_are_one_message_and_a_later_one_is_told_again(hous
     assert len(house.messages()) == 2
 
 
+@pytest.mark.parametrize("content", [None, "", "1\n", "nonsense"])
+def test_a_pid_file_that_lost_its_number_is_written_again(
+    house: House, content: str | None
+) -> None:
+    pid = house.start("trader")
+    file = house.state / "run/trader.pid"
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    house.rows("watchdog", code=0)
+    assert (house.pid("trader"), house.copies("trader")) == (pid, [pid])
+
+
 def test_an_exit_status_is_told(house: House) -> None:
     house.task("job", worker("--exit", "3", "--after", "0.2"))
     house.start("job")
@@ -174,6 +187,19 @@ def test_a_start_that_keeps_failing_is_given_up_too(house: House) -> None:
     house.rows("restart", "bad", code=0)
     assert house.rows("status", "bad", code=0)[0]["state"] == "running"
     assert len(house.messages()) == 3
+
+
+def test_a_trouble_that_was_told_but_could_not_be_recorded_has_an_end(house: House) -> None:
+    house.start("trader")
+    house.task("trader", ["no-such-program"])
+    house.rows("restart", "trader", code=2)
+    house.change_record("trader", trouble={})  # as on a full disk, or by SIGKILL before it
+    house.task("trader")
+    house.rows("restart", "trader", code=0)
+    house.task("trader", ["no-such-program"])
+    house.rows("restart", "trader", code=2)
+    first, end, second = house.messages()
+    assert "no-such-program" in first and "works again" in end and "no-such-program" in second
 
 
 def test_one_broken_task_does_not_stop_the_others(house: House) -> None:

@@ -56,7 +56,7 @@ def script(main: Main) -> Main:
         except BrokenPipeError:  # the reader went away, as `| head` does
             status = Exit.DONE
         except OSError as error:
-            place = error.filename or (error.errno == errno.ENOSPC and "the output")
+            place = error.filename or (error.errno in (errno.ENOSPC, errno.EDQUOT) and "the output")
             if error.errno not in _OPERATORS_ERRNOS or not place:
                 raise
             warn(f"{place}: {error.strerror}")
@@ -146,12 +146,17 @@ def parser(doc: str | None, examples: str) -> argparse.ArgumentParser:
     return made
 
 
+def rehearsing() -> bool:
+    """Whether the environment asks for a plan only, by UPKEEP_DRY_RUN=1."""
+    return os.environ.get("UPKEEP_DRY_RUN", "0") not in ("", "0")
+
+
 def add_dry_run(made: argparse.ArgumentParser) -> None:
     """Add --dry-run; UPKEEP_DRY_RUN=1 in the environment means the same."""
     made.add_argument(
         "--dry-run",
         action="store_true",
-        default=os.environ.get("UPKEEP_DRY_RUN", "0") not in ("", "0"),
+        default=rehearsing(),
         help="print the plan and change nothing",
     )
 

@@ -4,7 +4,9 @@ The tables themselves stand in `settings`.
 """
 
 import os
+import stat
 import tomllib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -127,8 +129,8 @@ def refuse_untrusted(config: Config) -> None:
     """As root, run nothing that another user can write. Raises OperatorError (exit 3)."""
     if os.geteuid() != 0:
         return
-    code = (CHECKOUT / "bin", CHECKOUT / "lib" / "upkeep", OWN_PACKAGES)
-    for path in (config.file, config.state, *code):
+    code = (CHECKOUT / "bin", CHECKOUT / "lib" / "upkeep")
+    for path in (config.file, config.state, *code, OWN_PACKAGES, *_doubtful(code)):
         why = writable_by_others(path) if path else None
         if why:
             raise OperatorError(
@@ -136,6 +138,17 @@ def refuse_untrusted(config: Config) -> None:
                 f" mend it by: chown root: {path} && chmod go-w {path} (and so above it)",
                 Exit.REFUSED,
             )
+
+
+def _doubtful(folders: Iterable[Path]) -> Iterator[Path]:
+    """The entries of `folders` whose own mode or owner calls for a closer look."""
+    for folder in filter(Path.is_dir, folders):
+        for entry in os.scandir(folder):
+            if not (entry.is_file() or entry.is_dir()):  # a link that leads nowhere
+                continue
+            info = entry.stat()
+            if info.st_uid or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                yield Path(entry.path)
 
 
 def _named_tables(

@@ -212,8 +212,14 @@ def _conclude(task: Task, result: Result, why: str | None) -> None:
             known.pid = 0  # this death is told, and counted as a failed start
             files.discard(pid_file)
         task.save()
-        if alive and pidfile.plain_pid(pid_file) != alive.pid:
-            files.atomic_write(pid_file, b"%d\n" % alive.pid, 0o644)
+        if alive:
+            keep_pid_file(task, alive.pid)
+
+
+def keep_pid_file(task: Task, pid: int) -> None:
+    """Have the PID file name the program, whatever became of it. Raises OSError."""
+    if pidfile.plain_pid(task.settings.pid_file) != pid:
+        files.atomic_write(task.settings.pid_file, b"%d\n" % pid, 0o644)
 
 
 def log_tail(task: Task) -> str:

@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from upkeep import cli, files
+from upkeep import cli, episodes, files
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
 from upkeep.task import Task, load
@@ -57,6 +57,8 @@ def attempt(
     try:
         with _locked(config, name, wait, dry_run):
             known = load(config, name)
+            if f"task:{name}" in episodes.read(config.state) and not known.record.trouble:
+                known.record.trouble = {"lasted": True}  # it was told, but could not be recorded
             return action(known)
     except OperatorError as error:
         code, why = error.code, str(error).removeprefix(f"{name}: ")

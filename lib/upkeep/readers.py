@@ -75,6 +75,17 @@ duration = _of_units(units.parse_duration)  # seconds
 percent = _of_units(units.parse_percent)  # a fraction
 
 
+def above_zero(reader: Reader) -> Reader:
+    """`reader` for a limit or a time that makes no sense as 0; what is off has no key."""
+
+    def read(value: Any) -> Any:
+        if not reader(value):
+            raise ValueError(f"expected more than 0, got {value!r}; to turn it off, leave it out")
+        return reader(value)
+
+    return read
+
+
 def free_space(value: Any) -> Any:
     """Free space of a disk: a fraction (float) from "10%", or bytes (int)."""
     return percent(value) if isinstance(value, str) and "%" in value else size(value)

@@ -91,10 +91,10 @@ class PathSettings:
 class TelegramSettings:
     """[telegram]"""
 
-    connect_timeout: Annotated[float, readers.duration] = 5.0
-    timeout: Annotated[float, readers.duration] = 20.0
+    connect_timeout: Annotated[float, readers.above_zero(readers.duration)] = 5.0
+    timeout: Annotated[float, readers.above_zero(readers.duration)] = 20.0
     tries: Annotated[int, readers.integer(1, 10)] = 3
-    budget: Annotated[float, readers.duration] = 45.0
+    budget: Annotated[float, readers.above_zero(readers.duration)] = 45.0
     repeat_after: Annotated[float, readers.duration] = 900.0
     remind_after: Annotated[float, readers.duration] = 6 * 3600.0
     expire_after: Annotated[float, readers.duration] = 86400.0
@@ -147,18 +147,18 @@ class TaskSettings:
     state_files_older_than: Annotated[float, readers.duration] = 3600.0
     verify: Annotated[float, readers.duration] = 3.0
     ready: Annotated[Ready | None, readiness] = None
-    max_rss: Annotated[int | None, readers.size] = None
+    max_rss: Annotated[int | None, readers.above_zero(readers.size)] = None
     max_rss_samples: Annotated[int, readers.integer(1)] = 3
     max_fds: Annotated[int | None, readers.integer(1)] = None
-    max_age: Annotated[float | None, readers.duration] = None
+    max_age: Annotated[float | None, readers.above_zero(readers.duration)] = None
     heartbeat: Annotated[Path | None, readers.absolute] = None
-    heartbeat_max_age: Annotated[float, readers.duration] = 600.0
+    heartbeat_max_age: Annotated[float, readers.above_zero(readers.duration)] = 600.0
     quiet_load: Annotated[float | None, readers.number] = None
     deadline: Annotated[float, readers.duration] = 7200.0
     restart_before_limit: Annotated[float | None, readers.duration] = None
     depends: Annotated[tuple[str, ...], readers.words] = ()
     crash_limit: Annotated[int, readers.integer(1)] = 5
-    crash_window: Annotated[float, readers.duration] = 600.0
+    crash_window: Annotated[float, readers.above_zero(readers.duration)] = 600.0
     crash_cooldown: Annotated[float, readers.duration] = 1800.0
     manager: Annotated[str, readers.choice("upkeep", "systemd", "pm2")] = "upkeep"
     unit: Annotated[str, readers.text] = ""

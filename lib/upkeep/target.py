@@ -114,9 +114,12 @@ def _show_progress(line: str) -> None:
 
 
 def save(path: Path | None, found: dict[str, Any]) -> None:
-    """Write `found` to the file that --save named, if any. Raises OperatorError."""
+    """Write `found` to the file that --save named, if any; not in a dry run.
+
+    Raises OperatorError.
+    """
     try:
-        if path:
+        if path and not cli.rehearsing():
             files.write_state(path, found)
     except OSError as error:
         raise OperatorError(f"{path}: cannot be written: {error.strerror}", Exit.USAGE) from None

@@ -72,7 +72,7 @@ class Task:
         if known.boot_id == proc.boot_id() and known.pid and proc.is_hidden(known.pid):
             why = f"/proc does not show its pid {known.pid} to this user"
             self._refuse(f"{why}; run as root, or without hidepid")
-        return self._successor() or self._adopted()
+        return self._successor() or self._adopted() or self._forgotten()
 
     def ended_well(self) -> bool:
         """Whether the started process ended with status 0, as a daemon's first one does."""
@@ -117,6 +117,29 @@ class Task:
             return None
         after_ours = found.start_ticks >= known.start_ticks
         return self._put_on_record(found, ours=after_ours and self._may_have_gone_on())
+
+    def _forgotten(self) -> proc.Identity | None:
+        """The copy whose record and PID file are lost: it has our tag and writes our log."""
+        if self.record.boot_id:
+            return None
+        log = os.path.realpath(self.settings.log)
+
+        def is_ours(pid: int) -> bool:
+            tagged = proc.variable(pid, TAG).startswith(f"{self.name}:")
+            if not tagged or log not in (proc.link(pid, f"fd/{fd}") for fd in (1, 2)):
+                return False
+            user = rights.user_of(self.settings)[0].pw_uid
+            return proc.owner(pid) == user and pidfile.looks_like(pid, self.settings.command)
+
+        found = {pid: stat for pid, stat in proc.scan().items() if not stat.dead and is_ours(pid)}
+        heads = [stat for stat in found.values() if stat.parent not in found]
+        if len(heads) > 1:
+            pids = ", ".join(str(stat.pid) for stat in heads)
+            self._refuse(f"copies run that are not on record, pid {pids}: end them first")
+        for head in heads:
+            identity = proc.Identity(proc.boot_id(), head.pid, head.start_ticks)
+            return self._put_on_record(identity, ours=True)
+        return None
 
     def _may_have_gone_on(self) -> bool:
         known = self.record

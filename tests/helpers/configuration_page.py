@@ -64,6 +64,8 @@ def takes(reader: readers.Reader) -> str:
         return ", ".join(f"`{word}`" for word in held[0])
     if kind == "or_none":
         return takes(held[0])
+    if kind == "above_zero":
+        return f"{takes(held[0])}, above 0"
     if kind == "readiness":
         inner = settings.keys(settings.Ready).items()
         return "table of " + ", ".join(f"`{name}`: {takes(key.reader)}" for name, key in inner)
