@@ -53,6 +53,16 @@ def test_a_torn_record_of_a_running_task_is_rebuilt_from_the_pid_file(house: Hou
     assert not is_running(pid)
 
 
+@pytest.mark.parametrize("command", [[""], ["a\0b"]])
+def test_a_record_whose_command_cannot_be_one_is_set_aside(
+    house: House, command: list[str]
+) -> None:
+    house.start("trader")
+    house.change_record("trader", command=command)
+    result = house.run("stop", "trader", "--dry-run")
+    assert result.returncode == 0 and "set aside" in result.stderr
+
+
 def test_dry_run_and_a_second_stop(house: House) -> None:
     pid = house.start("trader")
     assert f"TERM to pid {pid}" in house.run("stop", "trader", "--dry-run").stdout

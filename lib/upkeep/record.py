@@ -86,6 +86,8 @@ def _fits(stored: dict[str, Any]) -> bool:
     return (
         all(type(each) is int for each in (*known["counts"].values(), *known["over"].values()))
         and all(isinstance(each, str) for each in (*known["command"], *known["place"]))
+        and known["command"][:1] != [""]
+        and not any("\0" in word for word in known["command"])
         and all(value >= 0 for value in known.values() if type(value) is int)
         and known["pid"] <= proc.PID_LIMIT
         and all(each == {} or history.is_stamp(each) for each in stamps)

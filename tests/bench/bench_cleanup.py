@@ -1,6 +1,7 @@
 """cleanup.py beside its peers in one run; prints ratios: bench_cleanup.py [--full] [--place DIR]
 
---full takes the sizes that the ratios are meant for (500,000 files, 200 MB, 1 GB): half an hour.
+--full, or UPKEEP_LONG=1, takes the sizes that the ratios are meant for (500,000 files, 200 MB,
+1 GB): half an hour.
 """
 
 import argparse
@@ -17,6 +18,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.bench import row  # noqa: E402
+from tests.helpers import LONG  # noqa: E402
+
+GOALS = {  # how long ours may take, in times of the first rival
+    ("dry run", "cleanup --dry-run"): 1.6,
+    ("dry run", "cleanup budget --dry-run"): 4.0,
+    ("delete", "cleanup"): 1.6,
+    ("compress", "cleanup compress"): 1.25,
+    ("compress", "cleanup compress [fast]"): 0.3,
+    ("daily", "cleanup prune"): 0.02,
+    ("keep", "cleanup prune"): 0.17,
+    ("unordered", "cleanup prune"): 0.3,
+}
 NAIVE = """
 import json, os, sys, time
 path, cutoff = sys.argv[1], float(sys.argv[2])
@@ -63,6 +79,18 @@ def compare(title: str, made: Callable[[], object], rivals: dict[str, list[str |
         ratios = f"wall x{wall / first[0]:.3f}  cpu x{cpu / max(first[1], 0.01):.3f}"
         room = f"{memory:6.1f} MiB  {written:7.1f} MiB written"
         print(f"{title:28} {name:26} {wall:7.2f} s  {ratios}  {room}", flush=True)
+    print_rows(title, {name: wall for name, (wall, *_) in medians.items()})
+
+
+def print_rows(title: str, walls: dict[str, float]) -> None:
+    """A row for each of ours beside each peer; the goal is about the first."""
+    peers = [name for name in walls if not name.startswith("cleanup")]
+    for ours in [name for name in walls if name not in peers]:
+        goals = (goal for (part, name), goal in GOALS.items() if part in title and name == ours)
+        goal = next(goals, None)
+        for peer in peers:
+            wanted = goal if peer == peers[0] else None
+            row(f"{title}: {ours}", walls[ours], peer, walls[peer], wanted, "s")
 
 
 def without_extras(command: list[str | Path]) -> list[str | Path]:
@@ -167,8 +195,9 @@ def archive(place: Path, config: Path, full: bool) -> None:
             print(f"{name}: {cached(file.fileno()) / size:.1%} of the source is left in the cache")
         sizes[name] = (data / "a.log.gz").stat().st_size
     compare(f"compress {size >> 20} MiB", fresh, rivals)
-    for name, bytes_ in sizes.items():
-        print(f"size of the archive, {name}: x{bytes_ / sizes['gzip -6']:.3f}")
+    theirs = sizes.pop("gzip -6") / 1e6
+    for name, size_bytes in sizes.items():
+        row(f"size of the archive: {name}", size_bytes / 1e6, "gzip -6", theirs, 1.25, "MB")
     shutil.rmtree(data)
 
 
@@ -211,7 +240,7 @@ def records(place: Path, config: Path, full: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--full", action="store_true", default=LONG)
     parser.add_argument("--place", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--only", choices=("files", "archive", "records"))
     parser.add_argument("--runs", type=int, default=RUNS)

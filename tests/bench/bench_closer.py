@@ -1,6 +1,6 @@
 """What a closer look costs and how right it is: python -m tests.bench.bench_closer [SECONDS]
 
-Prints one line for each figure, "ok" or "MISSED", and ends with 1 when one is missed.
+Prints one row for each figure and ends with 1 when a goal is missed.
 """
 
 import json
@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from bin import gc_profile
+from tests import bench
 from tests.helpers import ROOT
 from tests.helpers.targets import Targets
 
@@ -20,9 +21,7 @@ MIB = 1 << 20
 
 
 def told(name: str, value: float, limit: float, unit: str) -> bool:
-    good = value <= limit
-    print(f"{'ok' if good else 'MISSED':6} {name}: {value:.2f} {unit}, goal at most {limit:g}")
-    return good
+    return bench.row(name, value, goal=limit, unit=unit)
 
 
 def snapshot(seconds: int, rate: float, targets: Targets) -> list[bool]:

@@ -22,6 +22,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "lib")]
 
+from tests.bench import row  # noqa: E402
 from tests.helpers import is_running, wait_until  # noqa: E402
 from upkeep import proc  # noqa: E402
 
@@ -213,6 +214,10 @@ def bench_restart(peers: list[Peer], rounds: int) -> None:
         its, gap = median(peer.walls), median(peer.downtimes)
         times = f"wall {milliseconds(its)} downtime {milliseconds(gap)}"
         print(f"  {peer.name:11}{times}  x{its / wall:5.1f} wall, x{gap / down:7.1f} downtime")
+    for peer in peers[1:]:
+        goals = (0.067, 0.0034) if peer.name == "seed" else (None, None)
+        row("restart", 1000 * wall, peer.name, 1000 * median(peer.walls), goals[0])
+        row("downtime", 1000 * down, peer.name, 1000 * median(peer.downtimes), goals[1])
     own, start = wall - 0.2, median(starts)
     print(f"  beyond the worker's own 200 ms: {milliseconds(own)}, x{own / start:.2f} of")
     print(f'  python3 -c "{FLOOR}": {milliseconds(start)}')
@@ -234,7 +239,7 @@ def bench_notice() -> None:
         delays.append(time.monotonic() - began)
         os.close(fd)
         child.wait()
-    print(f"the exit of a process that stays a zombie is noticed after {milliseconds(max(delays))}")
+    row("the exit of a process that stays a zombie is noticed", 1000 * max(delays), goal=5)
 
 
 def bench_linger(bench: Bench, ours: Peer) -> None:
@@ -259,6 +264,8 @@ def bench_linger(bench: Bench, ours: Peer) -> None:
         f"--linger: death to new exec {milliseconds(delay)}, {rss:.1f} MiB, {wakes} wake-ups in"
         f" 2 s; {more:.1f} MiB once it has sent a message"
     )
+    row("--linger: death to new exec", 1000 * delay, goal=50)
+    row("--linger: resident", rss, goal=11, unit="MiB")
 
 
 def figure(pid: int, name: str) -> int:
@@ -288,13 +295,23 @@ def bench_tick(bench: Bench) -> None:
         for count, (cpu, peak) in zip((10, 60), costs, strict=True):
             ratio = f"x{cpu / floor:.2f} CPU, x{peak / bare:.2f} peak of that"
             print(f"healthy tick, {count} tasks: {milliseconds(cpu)} CPU, {peak:.1f} MiB, {ratio}")
-        print(f"  each further task: {milliseconds((costs[1][0] - costs[0][0]) / 50)}")
+        further = (costs[1][0] - costs[0][0]) / 50
+        row(
+            "healthy tick, 10 tasks",
+            1000 * costs[0][0],
+            "an empty one",
+            1000 * floor,
+            unit="ms CPU",
+        )
+        row("healthy tick, 10 tasks: peak", costs[0][1], goal=14, unit="MiB")
+        row("each further task", 1000 * further, goal=0.2, unit="ms CPU")
         print_recorders()
         print(f"CPU in an hour and most memory, 10 tasks, from {WINDOW_SECONDS:g} s:")
         print(f"  a tick each minute {60 * costs[0][0]:6.2f} s  {costs[0][1]:5.1f} MiB, 0 between")
         for name, (cpu, peak) in resident_costs(bench, names[:10]).items():
             ratios = f"x{cpu / 60 / costs[0][0]:5.2f} CPU, x{peak / costs[0][1]:4.2f} memory"
             print(f"  {name:18} {cpu:6.2f} s  {peak:5.1f} MiB  {ratios}")
+            row("CPU in an hour, 10 tasks", 60 * costs[0][0], name, cpu, unit="s")
     finally:
         for each in extras:
             each.kill()
