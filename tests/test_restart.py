@@ -613,6 +613,9 @@ def test_a_variable_that_cannot_be_passed_on_is_refused(house: House, home: Path
     house.task("trader", env_file=home / "secrets")
     result = house.run("restart", "trader")
     assert result.returncode == 2 and "API.KEY" in result.stderr and house.copies("trader") == []
+    (home / "secrets").write_bytes(b"KEY=\xff\n")
+    result = house.run("restart", "trader")
+    assert result.returncode == 2 and f"env_file {home / 'secrets'}: " in result.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

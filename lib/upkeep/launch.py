@@ -101,7 +101,7 @@ def environment(config: Config, task: TaskSettings) -> dict[str, str]:
             with _rights_for(task, task.env_file), open(task.env_file, encoding="utf-8") as file:
                 values |= dotenv_values(stream=file, interpolate=False)
         except (OSError, UnicodeDecodeError) as error:
-            raise _fault(task, f"env_file: {error}") from None
+            raise _fault(task, f"env_file {task.env_file}: {error}") from None
         if task.env_file.resolve() == config.env_file.resolve():
             values.pop("TELEGRAM_BOT_TOKEN", None)  # the token is upkeep's, not the task's
     for odd in (name for name in values if not (name.isascii() and name.isidentifier())):
