@@ -111,8 +111,7 @@ class Sweep:
 
     @property
     def roots(self) -> list[str]:
-        """The directories, without those that lie in another one of them; a missing one stays,
-        to be reported."""
+        """The directories, without those in another one of them; what is missing is reported."""
         plain = {os.path.normpath(path).rstrip("/") for path in self.rule.paths}
         inner = {path for path in plain for other in plain if path.startswith(f"{other}/")}
         inner = set(filter(os.path.isdir, inner))
