@@ -41,6 +41,7 @@ EXAMPLES = """\
 COUNTS = ("matched", "pruned_records", "kept_malformed", "freed_bytes")
 MOST_SHOWN = 20  # files in the text report
 NO_OPTIONS = ("paths", "allow_all", "remove_empty_dirs")
+LIVE = ("run", "tasks", "outbox", "jobs", "memory", "lock")  # below <state>; logs may be cleaned
 BRAKED = ("delete", "truncate")
 BRAKE_FILES, BRAKE_TIMES, BRAKE_DAYS = 100, 10, 30
 RULE_KEYS = {n: key for n, key in keys(CleanupSettings).items() if n not in NO_OPTIONS}
@@ -220,7 +221,7 @@ def tell(report: Report, settings: config.Config, alerts: Alerts | None) -> None
         alerts.problem(key, f"cleanup {report.rule} refused", report.refused, "critical")
     elif report.unreached:
         alerts.problem(key, f"cleanup {report.rule}: budget not reached", report.unreached)
-    else:
+    elif not report.cut:
         alerts.recovered(key, f"cleanup {report.rule} works again")
 
 
@@ -241,6 +242,7 @@ def run_rules(
     memory = memory or {"deleted": {}}
     for rule in rules:
         report = sweep(Sweep(rule, now, stop, args.dry_run, show_progress), args, memory)
+        report.cut = bool(stop.status)
         wrong = wrong_clock(now, report, memory) and not args.force
         if not (report.refused or args.dry_run or wrong):
             memory["deleted"][rule.name] = report.done * (rule.action in BRAKED)
@@ -256,8 +258,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = config.load(args.config)
     rules = chosen_rules(args, settings)
     protected = (Path(os.path.expanduser("~")), CHECKOUT, Path(sys.executable), settings.state)
+    own = [*(settings.state / name for name in LIVE), CHECKOUT / "bin", CHECKOUT / "lib"]
     for root in (root for rule in rules for root in rule.paths):
-        tree.refuse_root(root, protected)
+        tree.refuse_root(root, protected, own)
     stop, reports = Stop(args.max_runtime), []
     with Alerts(settings) as alerts, contextlib.ExitStack() as stack:
         step_aside()

@@ -198,8 +198,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     if options.purge and not options.uninstall:
         raise OperatorError("--purge goes with --uninstall", Exit.USAGE)
-    if options.verify and options.uninstall:
-        raise OperatorError("--verify goes without --uninstall", Exit.USAGE)
     settings = config.load(options.config)
     system = (options.cron or ("system" if os.geteuid() == 0 else "user")) == "system"
     wanted = blocks(settings, system)

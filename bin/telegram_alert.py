@@ -165,17 +165,6 @@ def accept(options: argparse.Namespace, alerts: "Alerts", text: str, again_after
         alerts.inform(options.title, text, options.level)
 
 
-def plan(
-    options: argparse.Namespace, chats: list[tuple[str, str]], text: str, outbox: Outbox
-) -> list[str]:
-    """What would be sent to whom."""
-    if options.flush:
-        return [f"would send to {each.chat}: {each.text}" for each in outbox.letters()]
-    whom = options.chat or ", ".join(":".join(filter(None, each)) for each in chats)
-    what = (options.title, text, options.document or options.photo)
-    return [f"would send to {whom}: {' '.join(filter(None, what))}"]
-
-
 def deliver(options: argparse.Namespace, settings: config.Config, outbox: Outbox) -> int:
     """Accept the message of the command line, if there is one, and send all that waits."""
     from upkeep.alerts import Alerts
@@ -192,8 +181,11 @@ def deliver(options: argparse.Namespace, settings: config.Config, outbox: Outbox
     alerts = Alerts(settings, post)
     alerts.model = letter_like(options, settings)
     if options.dry_run:
-        for line in plan(options, post.account.chats, text, outbox):
-            print(line)
+        chats = ", ".join(":".join(filter(None, each)) for each in post.account.chats)
+        what = (options.title, text, options.document or options.photo)
+        waiting = [letter.text for letter in outbox.letters()]
+        for each in waiting if options.flush else [" ".join(filter(None, what))]:
+            print(f"would send to {options.chat or chats}: {each}")
         return Exit.DONE
     findings = post.check() if options.check else {}
     for name, why in findings.items():

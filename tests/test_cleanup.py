@@ -520,6 +520,39 @@ def test_a_late_run_with_nothing_to_do_is_none_to_refuse(data: Path) -> None:
     assert clean(data, data, *OLD).returncode == 3 and names(data) == ["a.jsonl"]
 
 
+@pytest.mark.parametrize("name", ["tasks", "outbox/new", "run", "jobs", "memory", "lock"])
+def test_the_suites_live_records_are_no_root(data: Path, name: str) -> None:
+    own = data.parent / "var" / name
+    own.mkdir(parents=True)
+    (data.parent / "var").chmod(0o700)
+    make(own / "1.jsonl", 400)
+    done = clean(data, own, *OLD, "--force")
+    assert (done.returncode, "refused: it is upkeep's own" in done.stderr) == (3, True)
+    assert names(own) == ["1.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "root", ["/var/lib/dpkg/info", "/var/lib/apt/lists", "/var/spool/cron", str(ROOT / "lib")]
+)
+def test_more_that_a_host_cannot_do_without_is_refused(data: Path, root: str) -> None:
+    assert clean(data, root, *OLD, "--dry-run").returncode == 3
+
+
+def test_a_missing_root_within_another_is_reported_too(data: Path) -> None:
+    make(data / "a.jsonl", 400)
+    done = clean(data, data, data / "gone", *OLD)
+    assert (done.returncode, f"{data}/gone" in done.stderr, names(data)) == (1, True, [])
+
+
+def test_a_run_that_was_cut_short_closes_no_alert(data: Path) -> None:
+    make(data / "a.jsonl", 0)
+    budget = ("--match", "*.jsonl", "--max-total", "0")
+    assert clean(data, data, *budget).returncode == 1
+    cut = clean(data, data, *budget, "--max-runtime", "0", "--json")
+    assert (cut.returncode, rows(cut)[0]["outcome"], cut.stderr) == (5, "partly", "")
+    assert "works again" in clean(data, data, "--match", "*.jsonl", "--max-total", "1G").stderr
+
+
 def test_a_refusal_is_told_before_a_missing_root(data: Path) -> None:
     for number in range(101):
         make(data / f"{number}.jsonl", 400)

@@ -635,6 +635,9 @@ def test_a_variable_that_cannot_be_passed_on_is_refused(house: House, home: Path
     house.task("trader", env_file=home / "secrets")
     result = house.run("restart", "trader")
     assert result.returncode == 2 and "API.KEY" in result.stderr and house.copies("trader") == []
+    (home / "secrets").write_bytes(b"KEY=\xff\n")
+    result = house.run("restart", "trader")
+    assert result.returncode == 2 and f"env_file {home / 'secrets'}: " in result.stderr
 
 
 def test_a_key_that_cannot_be_fulfilled_is_named(house: House, home: Path) -> None:

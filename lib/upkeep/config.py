@@ -144,9 +144,7 @@ def _doubtful(folders: Iterable[Path]) -> Iterator[Path]:
     """The entries of `folders` whose own mode or owner calls for a closer look."""
     for folder in filter(Path.is_dir, folders):
         for entry in os.scandir(folder):
-            if not (entry.is_file() or entry.is_dir()):  # a link that leads nowhere
-                continue
-            info = entry.stat()
+            info = entry.stat(follow_symlinks=False)  # all may do all to a link, so it is doubted
             if info.st_uid or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 yield Path(entry.path)
 

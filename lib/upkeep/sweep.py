@@ -49,6 +49,7 @@ class Report:
     folders: set[str] = field(default_factory=set)  # where a file was
     refused: str = ""  # why the brake held it back
     unreached: str = ""  # by how much a budget was missed
+    cut: bool = False  # a signal or the end of its time came before it was through
 
     def trouble(self, path: str, why: str | Exception) -> None:
         """Note why `path` was left alone, or the OSError that hit it."""
@@ -69,8 +70,11 @@ class Report:
     @property
     def outcome(self) -> str:
         """The word for it in --json."""
-        bad = "partly" if self.matched else "failed"
-        return "refused" if self.refused else bad if self.errors or self.unreached else "done"
+        if self.refused:
+            return "refused"
+        if self.errors or self.unreached:
+            return "partly" if self.matched else "failed"
+        return "partly" if self.cut else "done"
 
 
 def globs(patterns: Sequence[str]) -> Callable[[str, str], object]:
@@ -107,9 +111,10 @@ class Sweep:
 
     @property
     def roots(self) -> list[str]:
-        """The directories, without those that lie in another one of them."""
+        """The directories, without those in another one of them; what is missing is reported."""
         plain = {os.path.normpath(path).rstrip("/") for path in self.rule.paths}
         inner = {path for path in plain for other in plain if path.startswith(f"{other}/")}
+        inner = set(filter(os.path.isdir, inner))
         return sorted(plain - inner)
 
     def files(self, report: Report) -> Iterator[tuple[Found, float]]:

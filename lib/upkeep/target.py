@@ -114,10 +114,7 @@ def _show_progress(line: str) -> None:
 
 
 def save(path: Path | None, found: dict[str, Any]) -> None:
-    """Write `found` to the file that --save named, if any; not in a dry run.
-
-    Raises OperatorError.
-    """
+    """Write `found` to the file that --save named, but not in a dry run. Raises OperatorError."""
     try:
         if path and not cli.rehearsing():
             files.write_state(path, found)

@@ -15,7 +15,8 @@ QUIETLY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SYSTEM = re.compile(
     r"/((bin|boot|dev(?!/shm/.)|etc|lib(32|64|x32)?|proc|sbin|sys|usr)(/.*)?"
-    r"|home(/[^/]*)?|media|mnt|opt|root|run|srv|var(/(cache|lib|spool))?)?",
+    r"|home(/[^/]*)?|media|mnt|opt|root|run|srv|var(/(cache|lib|spool))?"
+    r"|var/(lib/(apt|dpkg)|spool/cron)(/.*)?)?",
     re.DOTALL,
 )
 
@@ -67,8 +68,9 @@ class Found(NamedTuple):
             raise LeftAloneError("changed meanwhile")
 
 
-def refuse_root(root: str, protected: Iterable[Path]) -> None:
-    """Raise OperatorError for a system or home directory, a symlink, or one above `protected`."""
+def refuse_root(root: str, protected: Iterable[Path], own: Iterable[Path] = ()) -> None:
+    """Raise OperatorError for a system or home directory, a symlink, one above `protected`, and
+    one in or below `own`, the suite's code and live records."""
     plain = "/" + os.path.normpath(root).strip("/")
     real = os.path.realpath(plain)
     why = f'it is a symlink; name the directory itself: "{real}"' if real != plain else ""
@@ -77,6 +79,9 @@ def refuse_root(root: str, protected: Iterable[Path]) -> None:
     for path in protected:
         if path.resolve().is_relative_to(real):
             why = f"{path} is in it"
+    for path in own:
+        if Path(real).is_relative_to(path.resolve()):
+            why = "it is upkeep's own"
     if why:
         raise OperatorError(f"{root}: refused: {why}", Exit.REFUSED)
     if os.path.lexists(plain) and not os.path.isdir(plain):
