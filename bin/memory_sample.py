@@ -162,6 +162,34 @@ def sample(
     return row, seen, status | forgotten | attempt(lambda: export(settings, now, state, began))
 
 
+def document(now: Reading, directories: dict[str, list[int]], seen: list[Level]) -> Row:
+    """The JSON document: what was read, and what is over its limit."""
+    programs = (each for each in now.programs if each.leader)
+    return {
+        "time": now.time,
+        "host": now.host,
+        "disks": [
+            {"path": path, "used_bytes": used, "free_bytes": free}
+            for path, (used, free) in now.disks.items()
+        ],
+        "directories": [
+            {"path": path, "size_bytes": size} for path, (size,) in directories.items()
+        ],
+        "programs": [
+            {
+                "name": each.name,
+                "processes": len(each.pids),
+                "rss_bytes": each.rss_bytes,
+                "pss_bytes": each.pss_bytes,
+                "swap_bytes": each.swap_bytes,
+                "fds": each.fds,
+            }
+            for each in programs
+        ],
+        "over": [level.text for level in seen if level.over],
+    }
+
+
 @cli.script
 def main(argv: Sequence[str] | None = None) -> int:
     """Take one sample. Returns the exit status."""
@@ -180,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         now = take(settings, options.proc_root, MOST_PROGRAMS)
         row, seen, status = sample(settings, now, None if options.dry_run else alerts, began)
     if options.json:
-        cli.print_json(row | {"over": [level.text for level in seen if level.over]})
+        cli.print_json(document(now, row.get("dirs", {}), seen))
     elif options.dry_run or options.verbose or sys.stdout.isatty():
         print("\n".join(("over: " if level.over else "") + level.text for level in seen))
     return status

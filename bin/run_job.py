@@ -88,7 +88,7 @@ def counted(record: dict[str, Any], outcome: job.Outcome) -> dict[str, Any]:
     after = {**record, "skipped": 0, "runs": [*record["runs"], run][-RUNS_KEPT:]}
     if outcome.why:
         return {**after, "failures": record["failures"] + 1}
-    return {**after, "failures": 0, "last_success": run.began + run.seconds}
+    return {**after, "failures": 0, "last_success": run.time + run.duration_seconds}
 
 
 def conclude(settings: config.Config, name: str, alert_after: int, outcome: job.Outcome) -> None:
@@ -135,11 +135,12 @@ def rows(settings: config.Config, now: float) -> list[dict[str, Any]]:
         record = read(settings, name)
         runs = [job.Run(*run) for run in record["runs"]] or [job.Run(0.0, 0, 0.0, 0)]
         running = job.survivor(job.lock_file(settings, name)) is not None
-        last = now if running else runs[-1].began + runs[-1].seconds
+        last = now if running else runs[-1].time + runs[-1].duration_seconds
         coming, missed = schedule.outlook(plans, name, last, now)
-        took = sorted(run.seconds for run in runs)  # percentiles by nearest rank
+        took = sorted(run.duration_seconds for run in runs)  # percentiles by nearest rank
         shares = {f"p{n}_seconds": took[(len(took) * n - 1) // 100] for n in (50, 95)}
         row = {"job": name, "running": running, **record, **shares}
+        row["runs"] = [run._asdict() for run in runs if run.time]
         row |= {"next_run": coming, "missed": missed}
         found.append({**row, "ok": is_well(row)})
     return found
@@ -150,9 +151,9 @@ def cells(row: dict[str, Any]) -> list[str]:
     ended, coming = row["last_success"], row["next_run"]
     costs = ["-"] * 4
     if row["runs"]:
-        last = job.Run(*row["runs"][-1])
-        durations = last.seconds, row["p50_seconds"], row["p95_seconds"]
-        costs = [*map(units.format_duration, durations), units.format_size(last.peak_bytes)]
+        last = row["runs"][-1]
+        durations = last["duration_seconds"], row["p50_seconds"], row["p95_seconds"]
+        costs = [*map(units.format_duration, durations), units.format_size(last["peak_rss_bytes"])]
     return [
         row["job"],
         units.local_time(ended) if ended else "never",
@@ -210,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     conclude(settings, name, options.alert_after, outcome)
     if options.ping_url and outcome.run:
         ping(options.ping_url, bool(outcome.why))
-    return outcome.run.status if outcome.run else Exit.BUSY
+    return outcome.run.exit_status if outcome.run else Exit.BUSY
 
 
 if __name__ == "__main__":

@@ -175,10 +175,15 @@ def test_a_dry_run_says_what_is_over_and_writes_nothing(host: Host) -> None:
     assert host.api.texts == []
 
 
-def test_json_is_the_line_and_what_is_over(host: Host) -> None:
+def test_json_is_what_was_read_and_what_is_over(host: Host) -> None:
     found = json.loads(host.sample("--json", available=100_000))
     assert found["over"] == ["memory 95.1% of 2.0 GiB in use, limit 80%"]
-    assert [line["used"] for line in host.history()] == [found["used"]]
+    assert [line["used"] for line in host.history()] == [found["host"]["used_bytes"]]
+    rss = 30_000 * os.sysconf("SC_PAGE_SIZE")
+    program = {"name": "bot.py", "processes": 1, "rss_bytes": rss, "pss_bytes": 100_000 << 10}
+    assert [program] == [
+        {key: row[key] for key in program} for row in found["programs"] if row["name"] == "bot.py"
+    ]
 
 
 def test_a_state_that_cannot_be_written_is_a_warning_and_the_alert_still_goes_out(

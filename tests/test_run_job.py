@@ -508,6 +508,8 @@ def test_the_status_gives_the_spread_of_durations(place: Place) -> None:
     (place.state / "jobs/spread.json").write_text(json.dumps(record))
     row = json.loads(place.run("--status", "--json").stdout)["jobs"][0]
     assert (row["p50_seconds"], row["p95_seconds"]) == (50, 95)
+    last = {"time": 1e9 + 1, "exit_status": 0, "duration_seconds": 1.0, "peak_rss_bytes": 1 << 20}
+    assert row["runs"][-1] == last
     assert "1 s   50 s  1 min 35 s" in place.run("--status").stdout
 
 

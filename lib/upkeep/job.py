@@ -41,10 +41,10 @@ class Job(NamedTuple):
 class Run(NamedTuple):
     """When it began (Unix seconds), how it ended (as a shell says it), what it took."""
 
-    began: float
-    status: int
-    seconds: float
-    peak_bytes: int
+    time: float
+    exit_status: int
+    duration_seconds: float
+    peak_rss_bytes: int
 
 
 class Outcome(NamedTuple):
@@ -119,7 +119,7 @@ def _execute(job: Job, settings: Config, lock: Path) -> Outcome:
         return Outcome(done)
     lines = [] if log == 2 else files.tail(log, 20, 3000, offset)  # what went to 2 was seen
     tail = "\n".join(map(text.printable, lines))
-    return Outcome(done, f"{how} after {units.format_duration(done.seconds)}", tail)
+    return Outcome(done, f"{how} after {units.format_duration(done.duration_seconds)}", tail)
 
 
 def survivor(lock: Path) -> proc.Stat | None:
