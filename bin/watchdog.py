@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import cli, config, control, death, history, limits, outcome, proc, ready, task
+from upkeep import cli, config, control, death, history, limits, outcome, pidfd, proc, ready, task
 from upkeep.config import Config
 from upkeep.errors import Exit
 from upkeep.family import Processes
@@ -208,12 +208,12 @@ def linger(settings: Config, names: Sequence[str], seconds: float) -> Iterator[l
     end, pauses, later = time.monotonic() + seconds, dict.fromkeys(names, 1.0), dict[str, float]()
     while (left := end - time.monotonic()) > 0:
         records = {name: task.load(settings, name).record for name in names}
-        wanted = {name: proc.open_process(each.identity) for name, each in records.items()}
+        wanted = {name: pidfd.open_process(each.identity) for name, each in records.items()}
         opened = [fd for fd in wanted.values() if fd is not None]
         lost = [name for name in names if wanted[name] is None and not records[name].down]
         now = [name for name in lost if later.get(name, 0.0) <= time.monotonic()]
         if not now:
-            proc.wait_for_any_exit(opened, min(left, _LOOK_AGAIN_SECONDS) if lost else left)
+            pidfd.wait_for_any_exit(opened, min(left, _LOOK_AGAIN_SECONDS) if lost else left)
         for fd in opened:
             os.close(fd)
         if now:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from upkeep import proc
+from upkeep import pidfd, proc
 from upkeep.errors import Exit, OperatorError
 
 TAG = "UPKEEP_TASK"
@@ -121,15 +121,15 @@ def end(identities: Iterable[proc.Identity], number: int, grace: float) -> bool:
     opened = {}
     try:
         for identity in identities:
-            if (fd := proc.open_process(identity)) is not None:
+            if (fd := pidfd.open_process(identity)) is not None:
                 opened[fd] = identity
         for fd in opened:
-            proc.send_signal(fd, number)
-            proc.send_signal(fd, signal.SIGCONT)
-        left = proc.wait_for_exit(opened, grace)
+            pidfd.send_signal(fd, number)
+            pidfd.send_signal(fd, signal.SIGCONT)
+        left = pidfd.wait_for_exit(opened, grace)
         for fd in left:
-            proc.send_signal(fd, signal.SIGKILL)
-        stuck = proc.wait_for_exit(left, KILL_SECONDS)
+            pidfd.send_signal(fd, signal.SIGKILL)
+        stuck = pidfd.wait_for_exit(left, KILL_SECONDS)
         if stuck:
             raise OperatorError(_why_stuck(opened[stuck.pop()].pid), Exit.CANNOT_STOP)
         return bool(left)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from upkeep import cli, files, proc, text, units
+from upkeep import cli, files, pidfd, proc, text, units
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
 
@@ -179,9 +179,9 @@ def _prepare(command: Sequence[str], log: int, lock: Path) -> tuple[proc.Stat, i
 
 def _wait_for_end(pid: int, seconds: float, log: int, log_max: int) -> bool:
     """Whether `pid` ends within `seconds`; its log is kept in bounds meanwhile."""
-    pidfd, deadline = os.pidfd_open(pid), time.monotonic() + seconds
+    leader, deadline = os.pidfd_open(pid), time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
-        if not proc.wait_for_exit([pidfd], min(left, LOOK_SECONDS)):
+        if not pidfd.wait_for_exit([leader], min(left, LOOK_SECONDS)):
             _shorten(log, log_max)
             return True
         _shorten(log, log_max)
@@ -226,7 +226,7 @@ def _end_all(grace: float, leader: proc.Stat) -> None:
 
 def _send(process: proc.Identity, number: int) -> None:
     """Send a signal to this very process, if that is allowed."""
-    if (pidfd := proc.open_process(process)) is not None:
+    if (fd := pidfd.open_process(process)) is not None:
         with contextlib.suppress(PermissionError):
-            proc.send_signal(pidfd, number)
-        os.close(pidfd)
+            pidfd.send_signal(fd, number)
+        os.close(fd)

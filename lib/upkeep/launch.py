@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from upkeep import files, proc, rights
+from upkeep import files, pidfd, proc, rights
 from upkeep.config import Config
 from upkeep.settings import TaskSettings
 
@@ -66,7 +66,7 @@ class Waiting:
 
     def lives(self, seconds: float) -> bool:
         """Whether it still runs after `seconds`; returns at once when it ends."""
-        return bool(proc.wait_for_exit([self.pid_fd], seconds))
+        return bool(pidfd.wait_for_exit([self.pid_fd], seconds))
 
 
 Prepared = tuple[Waiting, contextlib.ExitStack]
@@ -118,7 +118,7 @@ def _introduced(task: TaskSettings, told: int) -> tuple[proc.Identity, int]:
     with open(told, "rb") as pipe:
         answer = pipe.readline().decode("utf-8", "replace").strip()
     identity = proc.identify(int(answer)) if answer.isdigit() else None
-    pid_fd = proc.open_process(identity) if identity else None
+    pid_fd = pidfd.open_process(identity) if identity else None
     if identity is None or pid_fd is None:
         raise rights.fault(task, answer or "/bin/sh did not run")
     return identity, pid_fd

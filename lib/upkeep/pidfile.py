@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from upkeep import files, proc, rights, text
+from upkeep import files, pidfd, proc, rights, text
 from upkeep.errors import Exit, OperatorError
 from upkeep.settings import TaskSettings
 
@@ -41,7 +41,7 @@ def _judged(
     fresh = info.st_mtime >= time.time() - proc.uptime()
     if pid is None and fresh:
         _refuse(task.pid_file, "not exactly one process number")
-    if pid and proc.is_hidden(pid):
+    if pid and pidfd.is_hidden(pid):
         _refuse(task.pid_file, f"/proc does not show its pid {pid} to this user")
     found = proc.read_stat(pid) if pid else None
     if found is None or found.dead:

@@ -1,4 +1,4 @@
-"""Processes as the kernel shows them: identity, one pass over /proc, signals through a pidfd.
+"""Processes as the kernel shows them: identity, one pass over /proc, what is in its files.
 
 A process is identified by (boot id, PID, start ticks): field 22 of /proc/PID/stat counts clock
 ticks since boot, so it moves neither with the wall clock nor over a suspend, and two processes
@@ -8,10 +8,6 @@ that are given one PID in turn differ in it (proc(5)). The file names follow pro
 import contextlib
 import functools
 import os
-import select
-import signal
-import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,76 +138,9 @@ def is_alive(identity: Identity) -> bool:
     return identify(identity.pid) == identity
 
 
-def is_hidden(pid: int) -> bool:
-    """Whether `pid` runs although /proc does not show it to this user (mount option hidepid)."""
-    if read_stat(pid) is not None:
-        return False
-    try:
-        fd = os.pidfd_open(pid)
-    except (OSError, ValueError):
-        return False
-    try:
-        return bool(wait_for_exit([fd], 0))
-    finally:
-        os.close(fd)
-
-
 def age_seconds(stat: Stat, root: str = "/proc") -> float:
     """Seconds since the process started."""
     return uptime(root) - stat.start_ticks / TICKS_PER_SECOND
-
-
-def open_process(identity: Identity) -> int | None:
-    """A pidfd that refers to this very process, or None when it has ended.
-
-    The pidfd comes first and the identity is compared after it: from then on the descriptor can
-    mean no other process, even when the PID is given out again. Close it with os.close.
-    Raises PermissionError where pidfds are forbidden.
-    """
-    try:
-        fd = os.pidfd_open(identity.pid)
-    except (ProcessLookupError, ValueError):
-        return None
-    except OSError as error:
-        if isinstance(error, PermissionError):
-            raise
-        return None  # EINVAL: the number of a thread, not of a process
-    if is_alive(identity):
-        return fd
-    os.close(fd)
-    return None
-
-
-def send_signal(pidfd: int, number: int) -> bool:
-    """Send a signal; False when the process has ended. Raises PermissionError."""
-    try:
-        signal.pidfd_send_signal(pidfd, number)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def wait_for_exit(pidfds: Iterable[int], seconds: float) -> set[int]:
-    """Those of `pidfds` whose processes still run after at most `seconds`."""
-    running, deadline = set(pidfds), time.monotonic() + seconds
-    while running:
-        ended = wait_for_any_exit(running, max(0.0, deadline - time.monotonic()))
-        if not ended:
-            break
-        running -= ended
-    return running
-
-
-def wait_for_any_exit(pidfds: Iterable[int], seconds: float) -> set[int]:
-    """Those of `pidfds` whose processes have ended, as soon as one has or `seconds` are over.
-
-    A pidfd becomes readable when its process ends, also while it stays a zombie that nobody
-    reaps (pidfd_open(2)): there is no interval of polling.
-    """
-    poller = select.poll()
-    for fd in pidfds:
-        poller.register(fd, select.POLLIN)
-    return {fd for fd, _event in poller.poll(seconds * 1000)}
 
 
 def command_line(pid: int, root: str = "/proc") -> list[str]:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import NoReturn
 
-from upkeep import files, history, launch, manager, pidfile, proc, record, rights
+from upkeep import files, history, launch, manager, pidfd, pidfile, proc, record, rights
 from upkeep.config import Config
 from upkeep.errors import Exit, OperatorError
 from upkeep.family import TAG, Family
@@ -69,7 +69,7 @@ class Task:
             return self._managed()
         if alive:
             return known.identity
-        if known.boot_id == proc.boot_id() and known.pid and proc.is_hidden(known.pid):
+        if known.boot_id == proc.boot_id() and known.pid and pidfd.is_hidden(known.pid):
             why = f"/proc does not show its pid {known.pid} to this user"
             self._refuse(f"{why}; run as root, or without hidepid")
         return self._successor() or self._adopted() or self._forgotten()

@@ -24,7 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "lib")]
 
 from tests.bench import row  # noqa: E402
 from tests.helpers import is_running, wait_until  # noqa: E402
-from upkeep import proc  # noqa: E402
+from upkeep import pidfd, proc  # noqa: E402
 
 WORKER = r"""
 #include <signal.h>
@@ -235,7 +235,7 @@ def bench_notice() -> None:
         fd = os.pidfd_open(child.pid)
         child.kill()
         began = time.monotonic()
-        proc.wait_for_exit([fd], 5)
+        pidfd.wait_for_exit([fd], 5)
         delays.append(time.monotonic() - began)
         os.close(fd)
         child.wait()
