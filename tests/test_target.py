@@ -1,13 +1,14 @@
 """The target is the process that was named, and no other."""
 
 import os
-import re
+import subprocess
+import sys
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import is_running, wait_until
+from tests.helpers import ROOT, is_running, wait_until
 from tests.helpers.house import House
 from upkeep import proc, target
 from upkeep.daemon import GracefulShutdown
@@ -49,8 +50,10 @@ def test_a_pid_file_without_a_process_is_refused(tmp_path, content):
 def test_match_finds_one_but_never_us_or_our_parents(targets):
     child = targets.start("1", "0.25")
     assert target.find(named(match=r"growing\.py 1 0\.25$"))[0].pid == child.pid
-    own = re.escape(" ".join(proc.command_line(os.getpid())))
-    assert refused(match=f"^{own}$").code == Exit.PROBLEM
+    word = os.urandom(8).hex()  # only the script and the shell that starts it have it
+    line = f"{sys.executable} {ROOT}/bin/mem_snapshot.py --match {word}; exit $?"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, f"mem_snapshot: {word}: no such process runs\n")
 
 
 def test_several_matches_are_listed(targets):
