@@ -223,7 +223,7 @@ def test_a_real_kill_by_the_kernel_names_its_victim(host: Host) -> None:
     try:
         group.mkdir()
     except OSError:
-        pytest.skip("no control groups of version 1 that we may make")
+        pytest.skip("control groups of version 1 are not allowed here")
     try:
         (group / "memory.limit_in_bytes").write_text(str(30 << 20))
         before = proc.uptime()

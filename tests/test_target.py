@@ -109,7 +109,7 @@ def test_a_reused_pid_is_not_the_target(targets):
 
 def test_a_kernel_thread_has_no_memory_and_is_no_error():
     if not Path("/proc/2/stat").exists() or proc.command_line(2):
-        pytest.skip("kernel threads are not visible here")
+        pytest.skip("looking at kernel threads is not allowed here")
     identity = proc.identify(2)
     assert identity
     assert target.read(identity) is None

@@ -32,7 +32,7 @@ def save_more() -> None:
         file.write("more\n")
 
 
-signal.signal(signal.SIGUSR1, lambda *_: print("usr1", flush=True))
+signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"usr1\n"))  # print may be at work already
 with GracefulShutdown(save, save_more) as shutdown:
     if MODE == "fork":
         awake, tell = os.pipe()
