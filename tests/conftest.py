@@ -68,6 +68,30 @@ def full(home: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
+def child() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that does nothing."""
+    process = subprocess.Popen(["sleep", "600"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A control group (version 1) whose processes may have 30 MiB."""
+    place = Path(f"/sys/fs/cgroup/memory/upkeep-test-{os.getpid()}")
+    try:
+        place.mkdir()
+    except OSError:
+        pytest.skip("control groups of version 1 are not allowed here")
+    try:
+        (place / "memory.limit_in_bytes").write_text(str(30 << 20))
+        yield place
+    finally:
+        place.rmdir()
+
+
+@pytest.fixture
 def targets() -> Iterator[Targets]:
     """Programs whose memory is known, killed after the test."""
     made = Targets()

@@ -133,28 +133,21 @@ def test_without_the_right_to_signal_nothing_is_started(house: House) -> None:
 
 
 @pytest.mark.parametrize("log", ["readable", "hidden"])
-def test_a_kill_by_the_kernel_for_want_of_memory_is_told_as_such(house: House, log: str) -> None:
-    group = Path(f"/sys/fs/cgroup/memory/upkeep-test-{os.getpid()}")
-    try:
-        group.mkdir()
-    except OSError:
-        pytest.skip("control groups of version 1 are not allowed here")
-    try:
-        (group / "memory.limit_in_bytes").write_text(str(30 << 20))
-        code = (
-            f"import os; open('{group}/cgroup.procs', 'w').write(str(os.getpid()));"
-            "keep = [b'x' * (1 << 20) for _ in range(200)]"
-        )
-        house.task("trader", [sys.executable, "-c", code], verify=0)
-        house.run("restart", "trader")
-        wait_until(lambda: not is_running(house.record("trader")["pid"]))
-        hide = "mount --bind /dev/kmsg /dev/kmsg && mount -o remount,bind,nodev /dev/kmsg && "
-        house.task("trader")
-        result = in_namespace(house, f"{hide if log == 'hidden' else ''} BIN/watchdog.py -v")
-        kernel = "the kernel killed it" if log == "readable" else "likely by the kernel"
-        assert f"137 (KILL); {kernel}" in result.stdout, result.stdout + result.stderr
-    finally:
-        group.rmdir()
+def test_a_kill_by_the_kernel_for_want_of_memory_is_told_as_such(
+    house: House, group: Path, log: str
+) -> None:
+    code = (
+        f"import os; open('{group}/cgroup.procs', 'w').write(str(os.getpid()));"
+        "keep = [b'x' * (1 << 20) for _ in range(200)]"
+    )
+    house.task("trader", [sys.executable, "-c", code], verify=0)
+    house.run("restart", "trader")
+    wait_until(lambda: not is_running(house.record("trader")["pid"]))
+    hide = "mount --bind /dev/kmsg /dev/kmsg && mount -o remount,bind,nodev /dev/kmsg && "
+    house.task("trader")
+    result = in_namespace(house, f"{hide if log == 'hidden' else ''} BIN/watchdog.py -v")
+    kernel = "the kernel killed it" if log == "readable" else "likely by the kernel"
+    assert f"137 (KILL); {kernel}" in result.stdout, result.stdout + result.stderr
 
 
 @pytest.mark.skipif(not shutil.which("mkfs.ext4"), reason="mkfs.ext4 is not installed")

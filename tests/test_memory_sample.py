@@ -218,29 +218,20 @@ def test_a_full_disk_does_not_make_the_same_kill_news_again(host: Host, full: Pa
     assert sum("out of memory" in text for text in host.api.texts) == 1
 
 
-def test_a_real_kill_by_the_kernel_names_its_victim(host: Host) -> None:
-    group = Path("/sys/fs/cgroup/memory/upkeep-test-oom")
-    try:
-        group.mkdir()
-    except OSError:
-        pytest.skip("control groups of version 1 are not allowed here")
-    try:
-        (group / "memory.limit_in_bytes").write_text(str(30 << 20))
-        before = proc.uptime()
-        code = (
-            f"open('{group}/cgroup.procs', 'w').write(str(__import__('os').getpid()));"
-            "keep = [b'x' * (1 << 20) for _ in range(200)]"
-        )
-        child = subprocess.run(["/usr/bin/python3", "-c", code], check=False)
-        assert child.returncode == -9
-        host.sample(oom_kills=0)
-        state = host.home / "var/memory/state.json"
-        values = json.loads(state.read_text()) | {"uptime": before - 1}
-        state.write_text(json.dumps(values))
-        host.sample(oom_kills=1)
-        assert re.search(r"Killed process \d+ \(python3\)|not known", host.api.texts[0])
-    finally:
-        group.rmdir()
+def test_a_real_kill_by_the_kernel_names_its_victim(host: Host, group: Path) -> None:
+    before = proc.uptime()
+    code = (
+        f"open('{group}/cgroup.procs', 'w').write(str(__import__('os').getpid()));"
+        "keep = [b'x' * (1 << 20) for _ in range(200)]"
+    )
+    child = subprocess.run(["/usr/bin/python3", "-c", code], check=False)
+    assert child.returncode == -9
+    host.sample(oom_kills=0)
+    state = host.home / "var/memory/state.json"
+    values = json.loads(state.read_text()) | {"uptime": before - 1}
+    state.write_text(json.dumps(values))
+    host.sample(oom_kills=1)
+    assert re.search(r"Killed process \d+ \(python3\)|not known", host.api.texts[0])
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-
-import pytest
 
 from upkeep import pidfd, proc
-
-
-@pytest.fixture
-def child() -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(["sleep", "600"])
-    yield process
-    process.kill()
-    process.wait()
 
 
 def test_a_pid_that_was_given_out_again_is_never_signalled(

@@ -1,21 +1,12 @@
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import is_running, wait_until
 from upkeep import proc
-
-
-@pytest.fixture
-def child() -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(["sleep", "600"])
-    yield process
-    process.kill()
-    process.wait()
 
 
 def test_an_identity_is_of_one_process_only(child: "subprocess.Popen[bytes]") -> None:
