@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import errno
 import functools
+import gc
 import importlib.util
 import json
 import os
@@ -67,6 +68,7 @@ def script(main: Main) -> Main:
             warn(f"{path}: a damaged state file was set aside and is rebuilt")
         files.set_aside.clear()
         _drop_unwritable()
+        gc.freeze()  # a tenth of a short run: the interpreter's end would look for cycles in it all
         return status
 
     return run

@@ -7,7 +7,7 @@ import os
 import stat
 import tomllib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from upkeep.settings import (
     TaskSettings,
     TelegramSettings,
     read_table,
+    table,
     unknown_key,
 )
 
@@ -32,7 +33,7 @@ _LONGEST_NAME = 100
 Table = TypeVar("Table")
 
 
-@dataclass(frozen=True)
+@table
 class Config:
     """What upkeep.toml says, with every path absolute. `file` is None when there is no file."""
 

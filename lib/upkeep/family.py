@@ -30,7 +30,7 @@ class Processes:
     """
 
     def __init__(self) -> None:
-        self._tags: dict[int, str] = {}
+        self._tagged: dict[str, list[proc.Stat]] = {}
 
     @functools.cached_property
     def table(self) -> dict[int, proc.Stat]:
@@ -44,11 +44,25 @@ class Processes:
         """PIDs by the PID of their parent."""
         return proc.children_of(self.table)
 
-    def tag(self, pid: int) -> str:
-        """The tag of the start that led to `pid`; no environment is read twice."""
-        if pid not in self._tags:
-            self._tags[pid] = proc.variable(pid, TAG)
-        return self._tags[pid]
+    @functools.cached_property
+    def sessions(self) -> dict[int, list[proc.Stat]]:
+        """The processes of each session."""
+        found: dict[int, list[proc.Stat]] = {}
+        for stat in self.table.values():
+            found.setdefault(stat.session, []).append(stat)
+        return found
+
+    @functools.cached_property
+    def _unread(self) -> list[proc.Stat]:
+        return sorted(self.table.values(), key=lambda stat: stat.start_ticks)
+
+    def tagged(self, tag: str, since: int) -> list[proc.Stat]:
+        """What the start that gave `tag` led to, as far as it began at `since` (clock ticks after
+        boot) or later. Environments of older processes are not read, and none is read twice."""
+        while self._unread and self._unread[-1].start_ticks >= since:
+            stat = self._unread.pop()
+            self._tagged.setdefault(proc.variable(stat.pid, TAG), []).append(stat)
+        return self._tagged.get(tag, [])
 
 
 @dataclass(frozen=True)
@@ -66,21 +80,17 @@ class Family:
         now = processes or Processes()
         holder = now.table.get(self.main.pid)
         leads = holder is not None and holder.start_ticks == self.main.start_ticks
-        tree = {self.main.pid} if leads else set()
+        found = now.tagged(self.tag, self.main.start_ticks) if self.tag else []
         if leads:
-            tree.update(proc.descendants(now.table, self.main.pid, now.children))
-
-        def is_ours(stat: proc.Stat) -> bool:
-            if stat.pid in tree or (self.tag and now.tag(stat.pid) == self.tag):
-                return True
-            if not self.session or stat.session != self.session:
-                return False
-            # Without its leader, the number of the session could be somebody else's by now.
-            return leads or (holder is None and self._left(stat))
-
-        young = (s for s in now.table.values() if s.start_ticks >= self.main.start_ticks)
-        found = [stat for stat in young if not stat.dead and is_ours(stat)]
-        return sorted(found, key=lambda stat: (stat.pid != self.main.pid, stat.start_ticks))
+            tree = proc.descendants(now.table, self.main.pid, now.children)
+            found = [*found, *(now.table[pid] for pid in (self.main.pid, *tree))]
+        # Without its leader, the number of the session could be somebody else's by now.
+        if self.session and (leads or holder is None):
+            mates = now.sessions.get(self.session, [])
+            found = [*found, *(stat for stat in mates if leads or self._left(stat))]
+        began = self.main.start_ticks
+        alive = {stat for stat in found if stat.start_ticks >= began and not stat.dead}
+        return sorted(alive, key=lambda stat: (stat.pid != self.main.pid, stat.start_ticks))
 
     def _left(self, stat: proc.Stat) -> bool:
         """Whether an untagged process of the session writes our log, or is our executable that

@@ -28,7 +28,7 @@ def exceeded(
         ("age", _too_old(age, settings.max_age), 1),
         ("rss", _memory(members, settings.max_rss), samples),
         ("fds", _descriptors(members, settings.max_fds), samples),
-        ("heartbeat", _silence(settings, age), 2 if _clock_was_stepped(task) else 1),
+        ("heartbeat", _silence(settings, age), _looks_needed(task)),
     ):
         if not reading:
             counts.pop(name, None)  # a healthy task's record does not change
@@ -40,11 +40,14 @@ def exceeded(
     return None
 
 
-def _clock_was_stepped(task: Task) -> bool:
-    """Whether the wall clock and the time since boot went apart since its start."""
+def _looks_needed(task: Task) -> int:
+    """How often a heartbeat must look silent: twice where the wall clock and the time since boot
+    went apart since the start of the task."""
+    if not task.settings.heartbeat:
+        return 1
     began = task.record.started or history.stamp(time.time())
     step = (time.time() - proc.uptime()) - (began["time"] - began["uptime"])
-    return bool(abs(step) > _CLOCK_STEP_SECONDS)
+    return 2 if abs(step) > _CLOCK_STEP_SECONDS else 1
 
 
 def _too_old(age: float, most: float | None) -> str | None:

@@ -205,7 +205,7 @@ def owner(pid: int) -> int | None:
 def read_file(path: str) -> bytes:
     """The content of a file below /proc; b"" when it can't be read."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", 0) as file:
             return file.read()
     except OSError:
         return b""

@@ -126,10 +126,8 @@ class Command(tuple[str, ...]):
 
 def command_words(value: Any) -> Command:
     """A command: a list, or one string that is split like a shell would."""
-    import shlex
-
     try:
-        parts = shlex.split(value) if isinstance(value, str) else [text(x) for x in _list(value)]
+        parts = _split(value) if isinstance(value, str) else [text(x) for x in _list(value)]
     except ValueError as error:
         raise ValueError(f"expected a command, got {value!r}: {error}") from None
     if not parts or not parts[0] or any("\0" in part for part in parts):
@@ -137,6 +135,12 @@ def command_words(value: Any) -> Command:
     made = Command(parts)
     made.text = value if isinstance(value, str) else " ".join(parts)
     return made
+
+
+def _split(line: str) -> list[str]:
+    import shlex
+
+    return shlex.split(line)
 
 
 def path(value: Any) -> Path:

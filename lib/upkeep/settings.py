@@ -10,7 +10,7 @@ import signal
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar, dataclass_transform
 
 from upkeep import readers
 from upkeep.readers import Reader
@@ -27,10 +27,10 @@ class Key(NamedTuple):
 
 
 @functools.cache
-def keys(table: type) -> dict[str, Key]:
+def keys(kind: type) -> dict[str, Key]:
     """The keys of a table, in their order."""
     found = {}
-    for each in fields(table):
+    for each in fields(kind):
         extras = getattr(each.type, "__metadata__", None)
         if extras:
             required = each.default is MISSING and each.default_factory is MISSING
@@ -38,9 +38,9 @@ def keys(table: type) -> dict[str, Key]:
     return found
 
 
-def read_table(table: type[Table], content: dict[str, Any], **given: Any) -> Table:
+def read_table(kind: type[Table], content: dict[str, Any], **given: Any) -> Table:
     """Make a `table` of what upkeep.toml has for it. Raises ValueError: which key, and why."""
-    known = keys(table)  # type: ignore[arg-type] # a class is hashable
+    known = keys(kind)  # type: ignore[arg-type] # a class is hashable
     for name, value in content.items():
         if name not in known:
             raise unknown_key(name, known)
@@ -51,7 +51,7 @@ def read_table(table: type[Table], content: dict[str, Any], **given: Any) -> Tab
     for name, each in known.items():
         if each.required and name not in given:
             raise ValueError(f'the key "{name}" is missing')
-    return table(**given)
+    return kind(**given)
 
 
 def unknown_key(name: str, known: Iterable[str]) -> ValueError:
@@ -63,7 +63,14 @@ def unknown_key(name: str, known: Iterable[str]) -> ValueError:
     return ValueError(f'unknown key "{name}"; {hint}')
 
 
-@dataclass(frozen=True)
+@dataclass_transform(frozen_default=True)
+def table(kind: type[Table]) -> type[Table]:
+    """A frozen dataclass, made without the `==` and the repr that nothing asks a table for: with
+    them, every script took a twentieth longer to start."""
+    return dataclass(frozen=True, eq=False, repr=False)(kind)
+
+
+@table
 class Ready:
     """What proves that a started program works; all that is given must hold within `timeout`."""
 
@@ -79,7 +86,7 @@ def readiness(value: Any) -> Ready:
     return read_table(Ready, readers.mapping(value))
 
 
-@dataclass(frozen=True)
+@table
 class PathSettings:
     """[paths]"""
 
@@ -87,7 +94,7 @@ class PathSettings:
     prometheus: Annotated[Path | None, readers.or_none(readers.absolute)] = None
 
 
-@dataclass(frozen=True)
+@table
 class TelegramSettings:
     """[telegram]"""
 
@@ -100,14 +107,14 @@ class TelegramSettings:
     expire_after: Annotated[float, readers.duration] = 86400.0
 
 
-@dataclass(frozen=True)
+@table
 class JobSettings:
     """[jobs]"""
 
     log_max: Annotated[int, readers.size] = 64 << 20
 
 
-@dataclass(frozen=True)
+@table
 class HostSettings:
     """[host]"""
 
@@ -123,7 +130,7 @@ class HostSettings:
     restarts_attention: Annotated[int, readers.integer(1)] = 50
 
 
-@dataclass(frozen=True)
+@table
 class TaskSettings:
     """[task.NAME]"""
 
@@ -171,7 +178,7 @@ class TaskSettings:
             raise ValueError(f'the key "{needed}" is missing')
 
 
-@dataclass(frozen=True)
+@table
 class CleanupSettings:
     """[cleanup.NAME]"""
 

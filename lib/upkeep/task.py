@@ -164,10 +164,8 @@ def load(config: Config, name: str) -> Task:
 
     Without a record, the history tells whether it was stopped on purpose.
     """
-    known, log = record.read(config.state, name), config.state / "log" / f"{name}.log"
-    command = command_words((known and known.command) or ["unknown"])
-    removed = TaskSettings(name, command, log=log, pid_file=config.state / "run" / f"{name}.pid")
-    settings = config.tasks.get(name, removed)
+    known = record.read(config.state, name)
+    settings = config.tasks.get(name) or _removed(config, name, known)
     if known and known.boot_id:  # it has run
         return Task(config, settings, known)
     events = (each for each in history.newest_first(config.state) if each.get("task") == name)
@@ -175,6 +173,13 @@ def load(config: Config, name: str) -> Task:
     task = Task(config, settings, known or fresh)
     _look_for_a_rename(task)
     return task
+
+
+def _removed(config: Config, name: str, known: Record | None) -> TaskSettings:
+    """What can be said of a task that is no longer in upkeep.toml."""
+    command = command_words((known and known.command) or ["unknown"])
+    log, pid_file = config.state / "log" / f"{name}.log", config.state / "run" / f"{name}.pid"
+    return TaskSettings(name, command, log=log, pid_file=pid_file)
 
 
 def _look_for_a_rename(task: Task) -> None:
