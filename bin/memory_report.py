@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+gc.disable()  # a short run without cycles: to look for them costs a fifth of reading a history
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
 from upkeep import cli, config, files, history, leak, levels, memory, page, restarts, samples
@@ -211,7 +212,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Report. Returns the exit status."""
     options = parser().parse_args(argv)
     settings = config.load(options.config)
-    gc.disable()  # a short run without cycles: to look for them costs a fifth of reading a history
     found, series, wrong = gather(settings, options)
     top = options.top or settings.host.top
     shown = page.as_text(found, series, wrong, settings.host, top)

@@ -12,12 +12,14 @@ Exit codes: 0 done, or not needed; 1 not started or not verified; 2 usage or con
 6 it cannot be stopped.
 """
 
+import gc
 import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+gc.disable()  # a short run without cycles: to look for them took a twentieth of it
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
 from upkeep import cli, config, control, history, limits, outcome, proc

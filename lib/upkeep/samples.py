@@ -43,7 +43,8 @@ _NUMBERS = ("pid", "start_ticks", "rss_bytes", "pss_bytes", "limit_bytes")
 _LONGEST_NAME = 200
 _MOST_SECONDS = 1e11  # no Unix time is beyond it
 _MOST_NUMBER = 1 << 62  # of bytes, PIDs and ticks; what is larger is damage
-_known: dict[tuple[str, int, int], tuple[str, int, int]] = {}  # what many samples have in common
+_Life = tuple[str, int, int, float]  # name, PID and start ticks of a program, its start in seconds
+_lives: dict[tuple[str, int, int], _Life] = {}
 _BEGUN = re.compile(rb'\{"time":(\d+),')
 _DECODER = json.JSONDecoder(parse_constant=lambda name: [name])  # a NaN is no number here
 
@@ -125,12 +126,11 @@ def with_points(row: Row) -> Row:
     time, boot_id, uptime = row["time"], sys.intern(row["boot_id"]), row["uptime"]
     points = []
     for name, pid, start, _processes, rss, *pss in row["programs"]:
-        if not 0 <= pid < _MOST_NUMBER or abs(start) > _MOST_NUMBER or rss < 0:
+        name, pid, start, began = _lives.get((name, pid, start)) or _life(name, pid, start)
+        known = pss[0] << 10 if pss else None
+        if rss < 0:
             raise ValueError
-        key = (sys.intern(name), pid, start)
-        name, pid, start = _known.setdefault(key, key)
-        age, known = uptime - start / proc.TICKS_PER_SECOND, pss[0] << 10 if pss else None
-        points.append((name, Point(time, boot_id, pid, start, rss << 10, age, known)))
+        points.append((name, Point(time, boot_id, pid, start, rss << 10, uptime - began, known)))
     _count(abs(uptime))
     for kind, length in (("disks", 2), ("dirs", 1)):
         for sizes in row.get(kind, {}).values():
@@ -139,6 +139,14 @@ def with_points(row: Row) -> Row:
     kept: Row = {name: row[name] for name in ("disks", "dirs") if name in row}
     moment = {"time": time, "boot_id": boot_id, "uptime": uptime, "swapped": _count(row["swapped"])}
     return {**moment, **kept, "programs": points}
+
+
+def _life(name: str, pid: int, start: int) -> _Life:
+    """Remember what the points of one life share: memory for many, and a check for each."""
+    if not 0 <= pid < _MOST_NUMBER or abs(start) > _MOST_NUMBER:
+        raise ValueError
+    life = (sys.intern(name), pid, start, start / proc.TICKS_PER_SECOND)
+    return _lives.setdefault(life[:3], life)
 
 
 def series(rows: Iterable[Row]) -> Series:
