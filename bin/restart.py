@@ -75,7 +75,8 @@ def restart(known: Task, options: Namespace) -> Result:
         return Result(known.name, "planned", plan=plan)
     if not alive or not busy:
         return control.restart(known, reason, control.BY_HAND)
-    if not known.record.due:  # an earlier mark keeps its deadline
+    due = known.record.due
+    if not due or wait < due["wait"] - history.age(due):  # a mark may come due sooner, never later
         known.record.due = {**history.stamp(time.time()), "wait": wait, "reason": reason}
         known.save()
     return Result(known.name, "deferred", Exit.LATER, reason=f"{reason}; {busy}")

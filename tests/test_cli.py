@@ -46,6 +46,15 @@ def test_missing_rights_and_a_full_disk_are_one_line(name: str) -> None:
     assert "Traceback" in run("import errno; raise OSError(errno.EBADF, 'bug', '/x')").stderr
 
 
+def test_a_name_that_the_locale_cannot_write_is_one_line() -> None:
+    narrow = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    result = run(r"open('/tmp/\u65e5')", env=narrow)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert "PYTHONUTF8=1" in result.stderr
+    bug = run(r"open('/tmp/\ud800')", env={**narrow, "PYTHONUTF8": "1"})
+    assert "Traceback" in bug.stderr
+
+
 def test_an_output_that_takes_no_more_is_one_line() -> None:
     code = HEAD + "    print('x')\n    return 0\nraise SystemExit(main())\n"
     with open("/dev/full", "w") as full:

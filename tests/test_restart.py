@@ -392,6 +392,15 @@ def test_when_quiet_leaves_a_mark_that_the_watchdog_honours(house: House) -> Non
     assert house.rows("watchdog", code=0)[0]["outcome"] == "running"  # once
 
 
+def test_a_second_mark_comes_due_sooner_but_never_later(house: House) -> None:
+    house.task("trader", quiet_load=0)
+    house.start("trader")
+    for deadline in ("2h", "1h", "3h"):
+        house.rows("restart", "trader", "--when-quiet", "--deadline", deadline, code=5)
+    record = json.loads((house.state / "tasks" / "trader.json").read_text())
+    assert record["due"]["wait"] == 3600.0
+
+
 def test_all_passes_over_tasks_that_are_down_and_orders_by_depends(house: House) -> None:
     house.task("web", depends=["db"])
     house.task("db")

@@ -62,6 +62,11 @@ def script(main: Main) -> Main:
                 raise
             warn(f"{place}: {error.strerror}")
             status = Exit.PROBLEM
+        except UnicodeEncodeError as error:
+            if sys.getfilesystemencoding() == "utf-8":
+                raise
+            warn(f"{error.object}: no file name in this locale; set PYTHONUTF8=1 and try again")
+            status = Exit.USAGE
         except KeyboardInterrupt:
             status = Exit.INTERRUPTED
         for path in files.set_aside:
