@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.house import House
 from tests.helpers.targets import Targets
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # `bin/test &` would leave it ignored
@@ -48,6 +49,14 @@ def home(tmp_path: Path) -> Iterator[Path]:
     _kill_all_that_mention(str(place))
     for kept in Path(f"/dev/shm/upkeep-{os.geteuid()}").glob(f"{os.fsencode(place).hex()}*"):
         shutil.rmtree(kept)
+
+
+@pytest.fixture
+def house(home: Path) -> House:
+    """An installation with one task, "trader"."""
+    made = House(home)
+    made.task("trader")
+    return made
 
 
 @pytest.fixture

@@ -19,13 +19,6 @@ pytestmark = pytest.mark.skipif(not ALLOWED, reason="mount namespaces are not al
 BIN = f"{sys.executable} {ROOT}/bin"
 
 
-@pytest.fixture
-def house(home: Path) -> House:
-    made = House(home)
-    made.task("trader")
-    return made
-
-
 def in_namespace(house: House, script: str) -> subprocess.CompletedProcess[str]:
     """Run shell lines where mounts are nobody else's business; BIN/x.py are the scripts."""
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "UPKEEP_CONFIG": str(house.config)}

@@ -17,13 +17,6 @@ from tests.helpers import ROOT, is_running, wait_until
 from tests.helpers.house import House, gone, kill, worker
 
 
-@pytest.fixture
-def house(home: Path) -> House:
-    made = House(home)
-    made.task("trader")
-    return made
-
-
 def test_starts_records_and_replaces(house: House) -> None:
     first = house.start("trader")
     assert house.pid("trader") == first == house.record("trader")["pid"]

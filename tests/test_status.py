@@ -3,19 +3,11 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from tests.helpers import ROOT
 from tests.helpers.house import House, kill, worker
-
-
-@pytest.fixture
-def house(home: Path) -> House:
-    made = House(home)
-    made.task("trader")
-    return made
 
 
 def test_shows_running_stopped_and_dead(house: House) -> None:

@@ -13,13 +13,6 @@ from tests.helpers import ROOT, is_running, wait_until
 from tests.helpers.house import House, worker
 
 
-@pytest.fixture
-def house(home: Path) -> House:
-    made = House(home)
-    made.task("trader")
-    return made
-
-
 def test_a_stopped_task_stays_down_until_it_is_started_by_name(house: House) -> None:
     pid = house.start("trader")
     assert house.rows("stop", "trader", code=0)[0]["old_pid"] == pid

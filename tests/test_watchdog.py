@@ -16,13 +16,6 @@ from tests.helpers import ROOT, is_running, wait_until
 from tests.helpers.house import House, kill, worker
 
 
-@pytest.fixture
-def house(home: Path) -> House:
-    made = House(home)
-    made.task("trader")
-    return made
-
-
 def test_a_killed_program_comes_back_with_its_cause(house: House) -> None:
     kill(house.start("trader"))
     row = house.rows("watchdog", code=0)[0]
