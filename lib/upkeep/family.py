@@ -90,7 +90,8 @@ class Family:
             found = [*found, *(stat for stat in mates if leads or self._left(stat))]
         began = self.main.start_ticks
         alive = {stat for stat in found if stat.start_ticks >= began and not stat.dead}
-        return sorted(alive, key=lambda stat: (stat.pid != self.main.pid, stat.start_ticks))
+        by_age = sorted(alive, key=lambda stat: (stat.start_ticks, stat.pid))
+        return sorted(by_age, key=lambda stat: stat.pid != self.main.pid)
 
     def _left(self, stat: proc.Stat) -> bool:
         """Whether an untagged process of the session writes our log, or is our executable that
