@@ -1,6 +1,7 @@
 """What every script does alike: options, exit status, error lines, the log."""
 
 import argparse
+import atexit
 import contextlib
 import errno
 import functools
@@ -46,6 +47,7 @@ def script(main: Main) -> Main:
     def run(argv: Sequence[str] | None = None) -> int:
         _prepare_streams()
         sys.excepthook = _print_redacted
+        atexit.register(gc.freeze)  # else the interpreter ends by looking for cycles in it all
         with contextlib.suppress(ValueError):  # not in the main thread: the caller's business
             signal.signal(signal.SIGTERM, _terminate)
         try:
@@ -73,7 +75,6 @@ def script(main: Main) -> Main:
             warn(f"{path}: a damaged state file was set aside and is rebuilt")
         files.set_aside.clear()
         _drop_unwritable()
-        gc.freeze()  # a tenth of a short run: the interpreter's end would look for cycles in it all
         return status
 
     return run
