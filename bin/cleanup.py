@@ -15,35 +15,33 @@ Exit: 0 done · 1 something could not be handled, or a budget not be reached · 
 import argparse
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import CHECKOUT, cli, config, files, tree, units
+from upkeep import CHECKOUT, cli, config, files, roots, units
 from upkeep.alerts import Alerts
+from upkeep.brake import Brake
 from upkeep.errors import Exit, OperatorError
+from upkeep.plan import Plan
+from upkeep.report import MOST_SHOWN, Report
 from upkeep.settings import CleanupSettings, keys
-from upkeep.sweep import AGE_BUCKETS, DAY, DONE, Report, Sweep
+from upkeep.sweep import described, run
 from upkeep.text import printable
-from upkeep.tree import Found
 
 EXAMPLES = """\
   cleanup.py --dry-run                     # what would the rules of upkeep.toml do tonight?
   cleanup.py /srv/app/data --match '*.jsonl' --older-than 30d --action prune   # old records
 """
-COUNTS = ("matched", "pruned_records", "kept_malformed", "freed_bytes")
-MOST_SHOWN = 20  # files in the text report
 NO_OPTIONS = ("paths", "allow_all", "remove_empty_dirs")
 LIVE = ("run", "tasks", "outbox", "jobs", "memory", "lock")  # below <state>; logs may be cleaned
-BRAKED = ("delete", "truncate")
-BRAKE_FILES, BRAKE_TIMES, BRAKE_DAYS = 100, 10, 30
 RULE_KEYS = {n: key for n, key in keys(CleanupSettings).items() if n not in NO_OPTIONS}
 
 
@@ -99,69 +97,11 @@ class Stop:
         return bool(self.status)
 
 
-def sweep(work: Sweep, args: argparse.Namespace, memory: dict[str, Any]) -> Report:
-    """Clean up by one rule, or only show how. `memory`: what the last run left for the brake."""
-    work.prepare()
-    report = Report(work.rule.name, work.rule.action)
-    if not args.dry_run and not args.force:
-        held = Report(work.rule.name, work.rule.action)
-        for _ in replace(work).plan(held):
-            pass
-        held.refused = brake(work, held, memory)
-        if held.refused:
-            return held
-    for step in work.run(report):
-        if args.dry_run and not args.json:
-            print(work.describe(step))
-    if args.dry_run and not args.force:
-        report.refused = brake(work, report, memory)
-    if not args.dry_run:
-        remove_empty(work.roots, report.folders)
-    missing = work.needed_bytes - report.freed_bytes
-    if work.needed_bytes and missing > 0 and not work.stopped():
-        report.unreached = f"{units.format_size(missing)} more than the budget cannot be freed"
-    return report
-
-
-def wrong_clock(now: float, report: Report, memory: dict[str, Any]) -> str:
-    """Why `now` is not believed, else ""."""
-    last_run = memory.get("time", now)
-    days = (now - max(last_run, report.newest)) / DAY
-    if now < last_run:
-        return f"the clock ({units.local_time(now)}) is before the last run"
-    far = f"the clock ({units.local_time(now)}) is {days:.0f} d past the last run and all files"
-    return far if days > BRAKE_DAYS else ""
-
-
-def brake(work: Sweep, report: Report, memory: dict[str, Any]) -> str:
-    """Why the chosen files are not touched, else ""."""
-    taken, matched = report.chosen, report.matched
-    if not taken:
-        return ""
-    most = BRAKE_FILES + BRAKE_TIMES * memory["deleted"].get(work.rule.name, 0)
-    why = wrong_clock(work.now, report, memory)
-    if not why and work.rule.action in BRAKED and taken > most and taken * 2 > matched:
-        why = f"it would take {taken} of {matched} files, more than half and more than {most}"
-    return why and f"{why}; nothing was done; --force overrides"
-
-
-def remove_empty(roots: list[str], folders: set[str]) -> None:
-    """Remove those of `folders` that are empty, and what is emptied by that, but no root."""
-    for folder in sorted(folders, key=len, reverse=True):
-        path = folder.rstrip("/")
-        with contextlib.suppress(OSError):
-            while path not in roots:
-                above, _, name = path.rpartition("/")
-                with tree.opened(above) as parent:
-                    os.rmdir(name, dir_fd=parent)
-                path = above
-
-
-def show_progress(found: Found, report: Report) -> None:
+def show_progress(folder: str, report: Report) -> None:
     """Say on a terminal how far a long run is."""
     if sys.stderr.isatty():
         freed = units.format_size(report.freed_bytes)
-        line = f"{report.rule}: {report.matched} files, {freed}, {printable(found.folder, 60)}"
+        line = f"{report.rule}: {report.matched} files, {freed}, {printable(folder, 60)}"
         sys.stderr.write(f"\r\x1b[K{line}\r")
 
 
@@ -173,41 +113,6 @@ def step_aside() -> None:
         ctypes.CDLL(None).syscall(number, 1, 0, 3 << 13)
 
 
-def histogram(report: Report) -> Iterator[tuple[int, int, int]]:
-    """(days, files that are older but not as old as those of the next line, their bytes)."""
-    return zip(AGE_BUCKETS, report.ages, report.age_bytes, strict=True)
-
-
-def row(report: Report) -> dict[str, object]:
-    """A report for --json."""
-    return {
-        "rule": report.rule,
-        "outcome": report.outcome,
-        "reason": report.refused or report.unreached,
-        **{name: getattr(report, name) for name in COUNTS},
-        **{name: report.done * (action == report.action) for action, name in DONE.items()},
-        "skipped": [{"path": path, "reason": reason} for path, reason in report.skipped],
-        "errors": [{"path": path, "reason": reason} for path, reason in report.errors],
-        "age_histogram": [
-            {"older_than_days": days, "files": count, "bytes": size}
-            for days, count, size in histogram(report)
-        ],
-    }
-
-
-def lines(report: Report) -> Iterator[str]:
-    """A report for people."""
-    freed, skipped = units.format_size(report.freed_bytes), f"{len(report.skipped)} skipped"
-    files = f"{report.done} of {report.matched} files"
-    yield f"{report.rule}: {report.outcome}: {files}, {freed}, {skipped}"
-    if report.kept_malformed:
-        yield f"  kept {report.kept_malformed} lines that are no record with a clear time"
-    for path, reason in report.skipped[:MOST_SHOWN]:
-        yield f"  skipped {printable(path)}: {reason}"
-    for days, count, size in histogram(report):
-        yield f"  older than {days:3} d: {count} files, {units.format_size(size)}"
-
-
 def tell(report: Report, settings: config.Config, alerts: Alerts | None) -> None:
     """What went wrong goes to stderr; a real run is logged, and may open or close an alert."""
     failed = [f"cannot handle {printable(path)}: {why}" for path, why in report.errors]
@@ -215,7 +120,7 @@ def tell(report: Report, settings: config.Config, alerts: Alerts | None) -> None
         cli.warn(f"{report.rule}: {problem}")
     if not alerts:
         return
-    cli.log(settings, next(lines(report)))
+    cli.log(settings, next(report.lines()))
     key = f"cleanup:{report.rule}"
     if report.refused:
         alerts.problem(key, f"cleanup {report.rule} refused", report.refused, "critical")
@@ -225,42 +130,60 @@ def tell(report: Report, settings: config.Config, alerts: Alerts | None) -> None
         alerts.recovered(key, f"cleanup {report.rule} works again")
 
 
-def fits(memory: dict[str, Any]) -> bool:
-    """Whether what the last run left is as `run_rules` writes it."""
-    deleted = memory.get("deleted")
-    numbers = isinstance(deleted, dict) and all(type(each) is int for each in deleted.values())
-    return numbers and isinstance(memory.get("time"), float)
+def run_rule(plan: Plan, brake: Brake, args: argparse.Namespace) -> Report:
+    """Clean up by one rule, or only show how."""
+    plan.prepare()
+    report = plan.report()
+    if not args.dry_run and not args.force:
+        for _ in plan.chosen(report):  # only to count them
+            pass
+        report.refused = brake.refusal(report)
+        if report.refused:
+            return report
+        report = plan.report()
+    steps = run(plan, report)
+    if args.dry_run and not args.json:
+        lines = described(plan, steps)
+        at_once = 500 if plan.rule.action == "delete" else 1  # others may take long for each
+        while block := list(islice(lines, at_once)):
+            print("\n".join(block))
+    for _ in steps:
+        pass
+    if args.dry_run and not args.force:
+        report.refused = brake.refusal(report)
+    if not args.dry_run:
+        roots.remove_empty(plan.roots, report.folders)
+    missing = plan.needed_bytes - report.freed_bytes
+    if plan.needed_bytes and missing > 0 and not plan.stopped():
+        report.unreached = f"{units.format_size(missing)} more than the budget cannot be freed"
+    return report
 
 
 def run_rules(
     rules: list[CleanupSettings], args: argparse.Namespace, state: Path, stop: Stop
 ) -> Iterator[Report]:
-    """Run all rules against one clock; a real run leaves what the next one's brake must know."""
-    now, memory = time.time(), {}
-    with contextlib.suppress(OSError):  # a full disk is what this script is for
-        memory = files.read_state(state / "cleanup.json", fits)
-    memory = memory or {"deleted": {}}
+    """Run all rules against one clock."""
+    now = time.time()
+    brake = Brake(state / "cleanup.json", now)
     for rule in rules:
-        report = sweep(Sweep(rule, now, stop, args.dry_run, show_progress), args, memory)
+        report = run_rule(Plan(rule, now, stop, args.dry_run, show_progress), brake, args)
         report.cut = bool(stop.status)
-        wrong = wrong_clock(now, report, memory) and not args.force
-        if not (report.refused or args.dry_run or wrong):
-            memory["deleted"][rule.name] = report.done * (rule.action in BRAKED)
-            with contextlib.suppress(OSError):
-                files.write_state(state / "cleanup.json", {**memory, "time": now})
+        if not (report.refused or args.dry_run):
+            brake.remember(report, args.force)
         yield report
 
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> int:
     """Clean up."""
+    gc.disable()  # no cycles are made, and there may be millions of files
     args = parser().parse_args(argv)
     settings = config.load(args.config)
     rules = chosen_rules(args, settings)
     protected = (Path(os.path.expanduser("~")), CHECKOUT, Path(sys.executable), settings.state)
     own = [*(settings.state / name for name in LIVE), CHECKOUT / "bin", CHECKOUT / "lib"]
     for root in (root for rule in rules for root in rule.paths):
-        tree.refuse_root(root, protected, own)
+        roots.refuse(root, protected, own)
     stop, reports = Stop(args.max_runtime), []
     with Alerts(settings) as alerts, contextlib.ExitStack() as stack:
         step_aside()
@@ -273,9 +196,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for report in reports:
             tell(report, settings, None if args.dry_run else alerts)
     if args.json:
-        cli.print_json({"dry_run": args.dry_run, "results": [row(each) for each in reports]})
+        cli.print_json({"dry_run": args.dry_run, "results": [each.row() for each in reports]})
     elif args.dry_run or args.verbose or sys.stdout.isatty():
-        print("\n".join(line for each in reports for line in lines(each)))
+        print("\n".join(line for each in reports for line in each.lines()))
     bad, refused = any(each.outcome != "done" for each in reports), any(r.refused for r in reports)
     return max(stop.status, Exit.PROBLEM * bad, Exit.REFUSED * refused)
 

@@ -10,37 +10,40 @@ import signal
 import stat
 
 from upkeep.text import printable
-from upkeep.tree import Found, LeftAloneError
+from upkeep.tree import Found, LeftAloneError, freeable
 
 Writer = tuple[int, str, bool]  # PID, name, whether it has the file open with O_APPEND
-_Table = dict[tuple[int, int], list[Writer]]
+Table = dict[tuple[int, int], list[Writer]]  # by device and inode
 
 
 def writers(info: os.stat_result, known: bool = False) -> list[Writer]:
-    """Processes that have the file `info` is about open for writing, as far as /proc shows; with
-    `known` as it was when first asked for in this run: fast, but nothing to rely on."""
-    return (_known if known else _table)().get((info.st_dev, info.st_ino), [])
+    """Processes that have the file `info` is about open for writing, as far as /proc shows, or with
+    `known` by the snapshot."""
+    return (snapshot if known else _table)().get((info.st_dev, info.st_ino), [])
 
 
-def _table() -> _Table:
-    table: _Table = {}
+def _table() -> Table:
+    table: Table = {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         if int(pid) != os.getpid():
             _add_writers(pid, table)
     return table
 
 
-_known = functools.cache(_table)
+@functools.cache
+def snapshot() -> Table:
+    """All writers as they were when first asked for in this run: fast, nothing to rely on."""
+    return _table()
 
 
-def _add_writers(pid: str, table: _Table) -> None:
+def _add_writers(pid: str, table: Table) -> None:
     with contextlib.suppress(OSError):  # it ended, or is another user's
         for number in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):  # closed meanwhile; the others count nevertheless
                 _add_writer(pid, number, table)
 
 
-def _add_writer(pid: str, number: str, table: _Table) -> None:
+def _add_writer(pid: str, number: str, table: Table) -> None:
     link = f"/proc/{pid}/fd/{number}"
     if not os.lstat(link).st_mode & stat.S_IWUSR:  # the link's mode is that of opening
         return
@@ -103,7 +106,7 @@ class Claim:
             raise LeftAloneError("another program opens it for writing")
 
 
-def delete(found: Found, dry_run: bool) -> int:
+def delete(found: Found, dry_run: bool = False) -> int:
     """Remove a file that nobody writes; bytes freed. Raises LeftAloneError and OSError."""
     if dry_run and (others := writers(found.info, known=True)):
         raise LeftAloneError(describe(others))
@@ -111,4 +114,4 @@ def delete(found: Found, dry_run: bool) -> int:
         with Claim(found) as claim:
             claim.check()
             os.unlink(found.name, dir_fd=found.directory)
-    return found.freeable
+    return freeable(found.info)

@@ -4,28 +4,19 @@ opened relative to its root, a component at a time (openat(2), O_NOFOLLOW)."""
 import contextlib
 import fcntl
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from upkeep.errors import Exit, OperatorError
-
+BLOCK = 512  # bytes, of st_blocks
 QUIETLY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_SYSTEM = re.compile(
-    r"/((bin|boot|dev(?!/shm/.)|etc|lib(32|64|x32)?|proc|sbin|sys|usr)(/.*)?"
-    r"|home(/[^/]*)?|media|mnt|opt|root|run|srv|var(/(cache|lib|spool))?"
-    r"|var/(lib/(apt|dpkg)|spool/cron)(/.*)?)?",
-    re.DOTALL,
-)
 
 
 class LeftAloneError(Exception):
     """A file or directory is not touched, for the reason that this says; nothing is wrong."""
 
 
-Wanted = Callable[[str, str], object]  # folder below the root, name
+Wanted = Callable[[str], Callable[[str], object]]  # of a folder below the root: which names
 Trouble = Callable[[str, str | Exception], None]  # path, why it is left alone or what failed
 
 
@@ -45,7 +36,7 @@ class Found(NamedTuple):
     @property
     def freeable(self) -> int:
         """Bytes on the disk that removing it frees: none while it has another name."""
-        return self.info.st_blocks * 512 if self.info.st_nlink == 1 else 0
+        return freeable(self.info)
 
     def open(self, flags: int = os.O_RDONLY, locked: bool = False) -> int:
         """A descriptor of this very file, with its flock if `locked`. Raises OSError, and
@@ -63,29 +54,18 @@ class Found(NamedTuple):
 
     def refuse_changed(self, now: os.stat_result) -> None:
         """Raise LeftAloneError when `now` is another file's, or this one has changed."""
-        stamps = [(i.st_dev, i.st_ino, i.st_size, i.st_mtime_ns) for i in (now, self.info)]
-        if stamps[0] != stamps[1]:
+        then = self.info
+        stamp = now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns
+        if stamp != (then.st_dev, then.st_ino, then.st_size, then.st_mtime_ns):
             raise LeftAloneError("changed meanwhile")
 
 
-def refuse_root(root: str, protected: Iterable[Path], own: Iterable[Path] = ()) -> None:
-    """Raise OperatorError for a system or home directory, a symlink, one above `protected`, and
-    one in or below `own`, the suite's code and live records."""
-    plain = "/" + os.path.normpath(root).strip("/")
-    real = os.path.realpath(plain)
-    why = f'it is a symlink; name the directory itself: "{real}"' if real != plain else ""
-    if _SYSTEM.fullmatch(real):
-        why = "a system or home directory is not cleaned"
-    for path in protected:
-        if path.resolve().is_relative_to(real):
-            why = f"{path} is in it"
-    for path in own:
-        if Path(real).is_relative_to(path.resolve()):
-            why = "it is upkeep's own"
-    if why:
-        raise OperatorError(f"{root}: refused: {why}", Exit.REFUSED)
-    if os.path.lexists(plain) and not os.path.isdir(plain):
-        raise OperatorError(f"{root}: not a directory; name the one it lies in", Exit.USAGE)
+def freeable(info: os.stat_result) -> int:
+    """Bytes on the disk that removing a file frees: none while it has another name."""
+    return info.st_blocks * BLOCK if info.st_nlink == 1 else 0
+
+
+Entry = tuple[int, str, str, os.stat_result]  # what a Found is made of, by those who need one
 
 
 @contextlib.contextmanager
@@ -104,7 +84,7 @@ def opened(path: str, top: int | None = None) -> Iterator[int]:
 
 def walk(
     root: str, wanted: Wanted, trouble: Trouble, stopped: Callable[[], bool]
-) -> Iterator[Found]:
+) -> Iterator[Entry]:
     """Files of any kind on the file system of `root` that are wanted; a directory that somebody
     holds an flock on is left alone."""
     try:
@@ -116,22 +96,37 @@ def walk(
 
 def _below(
     root: str, top: int, wanted: Wanted, trouble: Trouble, stopped: Callable[[], bool]
-) -> Iterator[Found]:
+) -> Iterator[Entry]:
     mount, pending = _mount(top), [""]
     while pending and not stopped():
-        folder = pending.pop()
-        shown = f"{root}/{folder}"
+        below = pending.pop()
+        shown = f"{root}/{below}"
         try:
-            with opened(folder, top) as directory:
-                _refuse(directory, mount)
-                yield from _files(directory, shown, folder, wanted, pending)
+            with opened(below, top) as fd:
+                _refuse(fd, mount)
+                yield from _entries(fd, shown, below, wanted(below), pending)
         except FileNotFoundError:  # it went meanwhile
             continue
         except (LeftAloneError, OSError) as error:
             trouble(shown, error)
 
 
-def _refuse(directory: int, mount: tuple[int, str]) -> None:
+def _entries(
+    fd: int, shown: str, below: str, wanted: Callable[[str], object], pending: list[str]
+) -> Iterator[Entry]:
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(f"{below}{entry.name}/")
+            elif wanted(entry.name):
+                try:
+                    info = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:  # it went meanwhile
+                    continue
+                yield fd, shown, entry.name, info
+
+
+def _refuse(directory: int, mount: tuple[int, bytes]) -> None:
     if _mount(directory) != mount:
         raise LeftAloneError("another file system, or mounted from elsewhere")
     lock(directory)
@@ -145,25 +140,8 @@ def lock(fd: int) -> None:
         raise LeftAloneError("locked by another program (flock)") from None
 
 
-def _mount(directory: int) -> tuple[int, str]:
+def _mount(directory: int) -> tuple[int, bytes]:
     """The file system, and the mount by which it is seen: a bind mount has one of its own."""
-    with open(f"/proc/self/fdinfo/{directory}") as file:
-        return os.fstat(directory).st_dev, file.read().partition("mnt_id:")[2].partition("\n")[0]
-
-
-def _files(
-    directory: int, shown: str, folder: str, wanted: Wanted, pending: list[str]
-) -> Iterator[Found]:
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                pending.append(f"{folder}{entry.name}/")
-            elif wanted(folder, entry.name) and (info := _info(entry)):
-                yield Found(directory, shown, entry.name, info)
-
-
-def _info(entry: "os.DirEntry[str]") -> os.stat_result | None:
-    try:
-        return entry.stat(follow_symlinks=False)
-    except FileNotFoundError:  # it went meanwhile
-        return None
+    with open(f"/proc/self/fdinfo/{directory}", "rb", buffering=0) as file:
+        mount = file.read(200).partition(b"mnt_id:")[2].partition(b"\n")[0]
+    return os.fstat(directory).st_dev, mount
