@@ -113,5 +113,6 @@ def delete(found: Found, dry_run: bool = False) -> int:
     if not dry_run:
         with Claim(found) as claim:
             claim.check()
-            os.unlink(found.name, dir_fd=found.directory)
+        # Closed by now: the journal of ext4 has twice the work with a file that is open.
+        os.unlink(found.name, dir_fd=found.directory)
     return freeable(found.info)
