@@ -41,6 +41,24 @@ def test_whole_lines_are_taken_out_of_any_place(
     assert len(found) <= begin + behind + 2 * 4096
 
 
+@pytest.mark.parametrize("begin", [100, 4096])
+@pytest.mark.parametrize("border", [4095, 4096, 4097, 8191, 8192, 8193])
+def test_no_blank_line_stays_of_lines_that_end_at_the_border_of_a_block(
+    tmp_path: Path, begin: int, border: int
+) -> None:
+    if not can_collapse(tmp_path):
+        pytest.skip("this file system cannot collapse")
+    ends = [begin, max(border, begin + 10), 16_000, 16_010]
+    sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    lines = [b"%d" % number * (size - 1) + b"\n" for number, size in enumerate(sizes)]
+    (tmp_path / "x").write_bytes(b"".join(lines))
+    fd = os.open(tmp_path / "x", os.O_RDWR)
+    inplace.drop(fd, [(ends[0], ends[2])], os.fstat(fd))
+    os.close(fd)
+    left = (tmp_path / "x").read_bytes().splitlines(keepends=True)
+    assert [line.lstrip(b" ") for line in left] == [lines[0], lines[3]]
+
+
 def test_a_log_that_nobody_has_open_is_emptied(data: Path) -> None:
     make(data / "a.log", 100, b"line\n" * 1000)
     inode = (data / "a.log").stat().st_ino

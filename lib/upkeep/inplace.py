@@ -78,7 +78,7 @@ def _drop(fd: int, begin: int, end: int) -> None:
         _blank(fd, begin, end)
         return
     if first > begin:
-        _blank(fd, begin, next_line(fd, first) - 1)
+        _blank(fd, begin, next_line(fd, first + 1) - 1)
     if end > last:
         _blank(fd, max(begin, line_begin(fd, last)), end - 1)
     _collapse(fd, first, last - first)
