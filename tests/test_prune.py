@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import HELPERS, ROOT, run_script, wait_until
-from upkeep import openfiles, timestamps, tree
+from upkeep import openfiles, prune, timestamps, tree
 
 DAY = 86400.0
 NOW = time.time()
@@ -109,11 +109,14 @@ ODD = [
     b'{"time": 1000000000}\n',
     b'{"inner": {"timestamp": 1000000000}}\n',
     b'{"timestamp": 1000000000, "timestamp": 2000000000}\n',
+    b'{"timestamp": 2000000000, "timestamp": 1000000000}\n',
+    b'{"timestamp": 2000000000, "t\\u0069mestamp": 1000000000}\n',
     b'{"timestamp": 1000000000}{"timestamp": 1000000000}\n',
     b'{"timestamp": 1000000000, "text": "\xff"}\n',
     b"\0" * 5000 + b"\n",
     b'{"timestamp": 1000000000, "torn": "\n',
     b"[1000000000]\n",
+    b'[["timestamp", 1000000000], ["a", "timestamp"]]\n',
     b"1000000000\n",
     b'{"a":' + b"[" * 100_000 + b"\n",
 ]
@@ -124,6 +127,8 @@ GOOD = [
     b'{"inner": {"timestamp": 2000000000}, "timestamp": 1000000000}\n',
     b'{"text": "\\"timestamp\\"", "timestamp": "2001-09-09T01:46:40Z"}\n',
     b'{"timestamp": 1000000000, "note": "caf\xc3\xa9", "big": 1' + b"0" * 400 + b"}\n",
+    b'{"timestamp": 1000000000, "lone": "\\ud800", "large": 1e400}\n',
+    b'{"timestamp":\r1000000000, "text": "\xe2\x80\xa8 \xc2\x85 \x7f"}\n',
 ]
 
 
@@ -159,6 +164,23 @@ def test_lines_that_are_read_together_are_judged_each_for_itself(
         assert reader.times(lines) == [reader.time(line) for line in lines]
         assert None in reader.times(lines)
     assert reader.times([good] * 3) == [1e9] * 3
+
+
+def test_a_line_does_not_change_what_its_neighbours_are(reader: timestamps.Reader) -> None:
+    good = b'{"timestamp": 1000000000}\n'
+    for odd in ODD:
+        assert reader.times([good, odd, good]) == [1e9, None, 1e9]
+    for line in GOOD:
+        assert reader.times([good, line, line]) == [1e9] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "spelled"), [("a/b", b"a\\/b"), ("zeit-\xe4", b"zeit-\\u00e4"), ("\u65f6", b"\\u65f6")]
+)
+def test_a_key_twice_is_found_however_it_is_spelled(name: str, spelled: bytes) -> None:
+    line = b'{"%s": 2000000000, "%s": 1000000000}\n' % (name.encode(), spelled)
+    assert timestamps.Reader(name).times([line] * 3) == [None] * 3
+    assert timestamps.Reader(name).times([b'{"%s": 1000000000}\n' % spelled]) == [1e9]
 
 
 def test_what_is_no_clear_record_stays_where_it_is(data: Path) -> None:
@@ -245,6 +267,18 @@ def test_a_large_file_with_young_records_among_the_old_ones(data: Path) -> None:
     row = pruned(data, "--older-than", "59d")
     assert (row["pruned_records"], row["kept_malformed"]) == (498, 1)
     assert kept(data / "a.jsonl") == b"".join([lines[100], lines[200], *lines[500:]])
+
+
+def test_a_file_that_is_emptied_while_it_is_read_ends_the_scan(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(record(50) * 10_000)
+    with open(path, "rb") as file:
+        size, reader = path.stat().st_size, timestamps.Reader("timestamp")
+        parts = prune.scan(file.fileno(), size, NOW, reader, prune.Cut())
+        next(parts)
+        os.truncate(path, 0)
+        with pytest.raises(tree.LeftAloneError, match="changed meanwhile"):
+            list(parts)
 
 
 def start_appender(path: Path, how: str) -> "subprocess.Popen[bytes]":

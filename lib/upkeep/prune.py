@@ -4,17 +4,20 @@ limit. All else stays byte for byte, and what is no such object is counted."""
 import collections
 import contextlib
 import fcntl
+import io
 import os
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import compress, groupby
+from operator import itemgetter
+from typing import NamedTuple
 
 from upkeep import inplace, openfiles
 from upkeep.compress import finish, forget, temporary
 from upkeep.openfiles import Claim
-from upkeep.timestamps import Reader
+from upkeep.timestamps import Reader, Times
 from upkeep.tree import Found, LeftAloneError
 
 _CHUNK = 1 << 20
@@ -24,7 +27,7 @@ _PROBES = 64  # places of a large file that must be in order
 _MOST_PLACES = 100  # taken out while a program writes
 _BLOCK = 4096  # less is not taken out in place
 
-Range = tuple[int, int]  # begin and end of whole lines
+Place = tuple[int, int]  # begin and end of whole lines
 
 
 @dataclass
@@ -35,67 +38,81 @@ class Cut:
     size: int = 0  # bytes that go
     malformed: int = 0
     newest: float = float("-inf")  # time of all records
-    goes: bool = False  # whether the last line does
 
 
-def scan(fd: int, stop: int, cutoff: float, reader: Reader, cut: Cut) -> Iterator[Range]:
-    """Where the lines are that go, up to `stop`: the begin of a line or the end of the file. Notes
-    in `cut` what it has read, which is no more than what is asked for."""
-    offset = begin = end = 0
+class Part(NamedTuple):
+    """Whole lines that lie together in a file, and which of them stay."""
+
+    begin: int
+    end: int
+    lines: list[bytes]
+    stay: list[bool]
+
+    def places(self) -> Iterator[Place]:
+        """Where the lines are that go."""
+        if True not in self.stay:
+            yield self.begin, self.end
+            return
+        offset = self.begin
+        for stays, run in groupby(zip(self.stay, self.lines, strict=True), itemgetter(0)):
+            end = offset + sum(len(line) for _, line in run)
+            if not stays:
+                yield offset, end
+            offset = end
+
+
+def scan(fd: int, stop: int, cutoff: float, reader: Reader, cut: Cut) -> Iterator[Part]:
+    """All lines up to `stop`, the begin of one or the end of the file, without those that are too
+    long to be a record: they stay. Notes in `cut` what it has read, which is no more than what is
+    asked for. Raises LeftAloneError for a file that has become shorter."""
+    offset, forgotten, stays = 0, 0, True
     while offset < stop:
-        ranges: list[Range] = []
-        if chunk := _whole_lines(fd, offset, stop):
-            ranges = _decide(cut, offset, chunk, reader, cutoff)
-            offset += len(chunk)
-        else:  # a line that is too long to be a record
-            cut.malformed, cut.goes = cut.malformed + 1, False
+        if lines := _whole_lines(fd, offset, stop):
+            stay = _decide(cut, lines, reader.times(lines), cutoff, stays)
+            stays = stay[-1]
+            end = offset + sum(map(len, lines))
+            cut.size += end - offset - sum(map(len, compress(lines, stay)))
+            yield Part(offset, end, lines, stay)
+            offset = end
+        else:
+            cut.malformed, stays = cut.malformed + 1, True
             offset = inplace.next_line(fd, offset + 1)
-        for first, last in ranges:
-            if first > end > begin:
-                yield begin, end
-            begin, end = begin if first == end else first, last
-        forget(fd, offset)
-    if end > begin:
-        yield begin, end
+        if offset - forgotten > _CHUNK or offset == stop:
+            forget(fd, offset)
+            forgotten = offset
 
 
-def _whole_lines(fd: int, offset: int, stop: int) -> bytes:
-    for size in (_BATCH, inplace.LONGEST_LINE):
+def _whole_lines(fd: int, offset: int, stop: int) -> list[bytes]:
+    size = _BATCH
+    while size <= inplace.LONGEST_LINE:
         chunk = os.pread(fd, min(size, stop - offset), offset)
-        if offset + len(chunk) == stop:
-            return chunk
-        if end := chunk.rfind(b"\n") + 1:
-            return chunk[:end]
-    return b""
+        if not chunk:
+            raise LeftAloneError("changed meanwhile")
+        last = offset + len(chunk) == stop
+        if last or b"\n" in chunk:
+            lines = io.BytesIO(chunk).readlines()  # at \n alone, and faster than split
+            return lines if last or chunk.endswith(b"\n") else lines[:-1]
+        size *= 2
+    return []
 
 
-def _decide(cut: Cut, offset: int, chunk: bytes, reader: Reader, cutoff: float) -> list[Range]:
-    """Which lines of `chunk` go; blank ones go with what stands before them."""
-    lines = chunk.removesuffix(b"\n").split(b"\n")
-    times = reader.times(lines)
+def _decide(cut: Cut, lines: list[bytes], times: Times, cutoff: float, stays: bool) -> list[bool]:
+    """Which of `lines` stay. Blank ones go with what stands before them, `stays` at first."""
     known = [when for when in times if when is not None]
+    stay = [when >= cutoff for when in known]
     cut.newest = max([cut.newest, *known])
-    ranges, begin, behind = [], offset, offset + len(chunk)
-    if len(known) == len(lines) and cut.newest < cutoff:  # the same as below, but fast
-        cut.goes, cut.records, cut.size = True, cut.records + len(lines), cut.size + len(chunk)
-        return [(offset, behind)]
+    cut.records += stay.count(False)
+    if len(known) == len(lines):
+        return stay
+    stay = []
     for line, when in zip(lines, times, strict=True):
-        goes = cut.goes
         if when is not None:
-            goes = when < cutoff
-            cut.records += goes
-        elif line.strip():
-            goes = False
+            stays = when >= cutoff
+        elif not line.isspace():
+            stays = True
             cut.malformed += 1
-        if goes != cut.goes:
-            if cut.goes and offset > begin:
-                ranges.append((begin, offset))
-            cut.goes, begin = goes, offset
-        offset += len(line) + 1
-    if cut.goes:
-        ranges.append((begin, behind))
-    cut.size += sum(end - begin for begin, end in ranges)
-    return ranges
+        stay.append(stays)
+    return stay
 
 
 def _end_of_old(fd: int, size: int, cutoff: float, reader: Reader) -> int:
@@ -133,38 +150,49 @@ def prune(found: Found, cutoff: float, name: str, dry_run: bool) -> Cut:
     LeftAloneError and OSError."""
     size, reader, fd = found.info.st_size, Reader(name), None
     with open(found.open(), "rb") as file:
-        cut, stop = Cut(), _end_of_old(file.fileno(), size, cutoff, reader)
-        ranges = scan(file.fileno(), stop, cutoff, reader, cut)
-        some = list(islice(ranges, _MOST_PLACES + 1))
-        if stop < size and cut.newest >= cutoff:  # it is not in order
+        for stop in (_end_of_old(file.fileno(), size, cutoff, reader), size):
             cut = Cut()
-            ranges = scan(file.fileno(), size, cutoff, reader, cut)
-            some = list(islice(ranges, _MOST_PLACES + 1))
+            rest = scan(file.fileno(), stop, cutoff, reader, cut)
+            places = _first_places(rest)
+            if stop == size or cut.newest < cutoff:  # else it is not in order
+                break
         if not cut.records:
             return cut
-        middle = some[-1][1] < size or openfiles.writers(found.info)
-        if middle and cut.size >= _BLOCK and len(some) <= _MOST_PLACES:
+        middle = places[-1][1] < size or openfiles.writers(found.info)
+        if middle and cut.size >= _BLOCK and len(places) <= _MOST_PLACES:
             fd = inplace.open_in_place(found, dry_run)
         if fd is None:
-            _rewrite(found, chain(some, ranges), dry_run)
+            _rewrite(found, places, rest, dry_run)
             return cut
     with open(fd, "rb"):
         if not dry_run:
-            inplace.drop(fd, reversed(some), found.info)
+            inplace.drop(fd, reversed(places), found.info)
     return cut
 
 
-def _rewrite(found: Found, cut: Iterable[Range], dry_run: bool) -> None:
+def _first_places(parts: Iterator[Part]) -> list[Place]:
+    """Where lines go; all of `parts` is read unless there are more than can go in place."""
+    places: list[Place] = []
+    for part in parts:
+        for begin, end in part.places():
+            if places and places[-1][1] == begin:
+                begin, _ = places.pop()
+            places.append((begin, end))
+        if len(places) > _MOST_PLACES:
+            break
+    return places
+
+
+def _rewrite(found: Found, places: list[Place], rest: Iterator[Part], dry_run: bool) -> None:
     """Whoever wants to write the file meanwhile waits no longer than for one piece of the copy."""
     if found.info.st_nlink > 1:
         raise LeftAloneError("it has other names (hard links)")
     with Claim(found) as claim:
         if dry_run:
-            collections.deque(cut, maxlen=0)  # to count them
+            collections.deque(rest, maxlen=0)  # to count what goes
             return
         with temporary(found) as (fd, name):
-            with open(fd, "wb", _CHUNK, closefd=False) as copy:
-                copy.writelines(_survivors(claim, cut))
+            _write(fd, claim, _survivors(claim, places, rest))
             finish(claim.fd, fd)
             claim.check()
             os.rename(name, found.name, src_dir_fd=found.directory, dst_dir_fd=found.directory)
@@ -172,19 +200,34 @@ def _rewrite(found: Found, cut: Iterable[Range], dry_run: bool) -> None:
             _follow(claim.fd, found.info.st_size, fd)
 
 
-def _survivors(claim: Claim, cut: Iterable[Range]) -> Iterator[bytes]:
-    """What stays, in pieces. Raises LeftAloneError when somebody wants to write the file."""
-    begin, checked, size = 0, 0, claim.found.info.st_size
-    with open(claim.fd, "rb", _CHUNK, closefd=False) as file:
-        for end, behind in chain(cut, [(size, size)]):
-            file.seek(begin)
-            while begin < end and (piece := file.read(min(_CHUNK, end - begin))):
-                yield piece
-                begin += len(piece)
-                if begin > checked:
-                    claim.check()
-                    checked = begin + _CHUNK
-            begin = behind
+def _write(fd: int, claim: Claim, pieces: Iterable[bytes]) -> None:
+    """Raises LeftAloneError when somebody wants to write the file that is copied."""
+    size = 0
+    with open(fd, "wb", closefd=False) as copy:
+        for number, piece in enumerate(pieces):
+            size += copy.write(piece)
+            if number % 16 == 0:  # which costs time
+                claim.check()
+                forget(fd, size)  # it begins to go to the disk, too
+
+
+def _survivors(claim: Claim, places: list[Place], rest: Iterator[Part]) -> Iterator[bytes]:
+    """What stays, in pieces: all but `places` and the lines of `rest` that go."""
+    begin = 0
+    for end, behind in places:
+        yield from _pieces(claim.fd, begin, end)
+        begin = behind
+    for part in rest:
+        yield from _pieces(claim.fd, begin, part.begin)
+        yield b"".join(compress(part.lines, part.stay))
+        begin = part.end
+    yield from _pieces(claim.fd, begin, claim.found.info.st_size)
+
+
+def _pieces(fd: int, begin: int, end: int) -> Iterator[bytes]:
+    while begin < end and (piece := os.pread(fd, min(_CHUNK, end - begin), begin)):
+        yield piece
+        begin += len(piece)
 
 
 def _follow(old: int, size: int, new: int) -> None:
