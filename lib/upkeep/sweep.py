@@ -41,7 +41,9 @@ def _prune(plan: Plan, found: Found, report: Report) -> tuple[int, int]:
     """The bytes freed and the records pruned."""
     cutoff = plan.now - (plan.rule.older_than or 0)
     cut = prune.prune(found, cutoff, plan.rule.timestamp_field, plan.dry_run)
-    report.kept_malformed += cut.malformed
+    if cut.malformed:
+        report.kept_malformed += cut.malformed
+        report.trouble(found.path, f"{cut.malformed} lines without a clear time stay in it")
     report.pruned_records += cut.records
     return cut.size, cut.records
 
