@@ -1,6 +1,5 @@
 """Who sends and who is told: the bot's token and the chats, from the environment or .env."""
 
-import hashlib
 import os
 import re
 from dataclasses import dataclass, field
@@ -26,6 +25,8 @@ class Account:
     @property
     def name(self) -> str:
         """What stands for the token on the disk."""
+        import hashlib  # it brings 4 MiB of OpenSSL, and few runs send anything
+
         return "token " + hashlib.sha256(self.token.encode()).hexdigest()[:8]
 
 
