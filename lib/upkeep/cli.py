@@ -53,24 +53,8 @@ def script(main: Main) -> Main:
         try:
             status = int(main(argv))
             print(end="", flush=True)  # stdout is None when it was closed
-        except OperatorError as error:
-            warn(str(error))
-            status = error.code
-        except BrokenPipeError:  # the reader went away, as `| head` does
-            status = Exit.DONE
-        except OSError as error:
-            place = error.filename or (error.errno in (errno.ENOSPC, errno.EDQUOT) and "the output")
-            if error.errno not in _OPERATORS_ERRNOS or not place:
-                raise
-            warn(f"{place}: {error.strerror}")
-            status = Exit.PROBLEM
-        except UnicodeEncodeError as error:
-            if sys.getfilesystemencoding() == "utf-8":
-                raise
-            warn(f"{error.object}: no file name in this locale; set PYTHONUTF8=1 and try again")
-            status = Exit.USAGE
-        except KeyboardInterrupt:
-            status = Exit.INTERRUPTED
+        except (OperatorError, OSError, UnicodeEncodeError, KeyboardInterrupt) as error:
+            status = _told(error)
         for path in files.set_aside:
             warn(f"{path}: a damaged state file was set aside and is rebuilt")
         files.set_aside.clear()
@@ -78,6 +62,26 @@ def script(main: Main) -> Main:
         return status
 
     return run
+
+
+def _told(error: BaseException) -> int:
+    """Say in one line what an operator can mend; the exit status. Raises what is a bug of ours."""
+    if isinstance(error, OperatorError):
+        warn(str(error))
+        return error.code
+    if isinstance(error, KeyboardInterrupt):
+        return Exit.INTERRUPTED
+    if isinstance(error, BrokenPipeError):  # the reader went away, as `| head` does
+        return Exit.DONE
+    if isinstance(error, UnicodeEncodeError) and sys.getfilesystemencoding() != "utf-8":
+        warn(f"{error.object}: no file name in this locale; set PYTHONUTF8=1 and try again")
+        return Exit.USAGE
+    if isinstance(error, OSError) and error.errno in _OPERATORS_ERRNOS:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if place := error.filename or (full and "the output"):
+            warn(f"{place}: {error.strerror}")
+            return Exit.PROBLEM
+    raise error
 
 
 def _drop_unwritable() -> None:
