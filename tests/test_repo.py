@@ -15,7 +15,7 @@ from upkeep import __version__
 SCRIPTS = sorted((ROOT / "bin").glob("*.py"))
 MODULES = sorted((ROOT / "lib/upkeep").rglob("*.py"))
 SHELL = [ROOT / name for name in ("bin/setup", "bin/test", "bin/bench", ".ci/run")]
-MOST_LINES = 10_900
+MOST_LINES = 10_950
 LONGEST_FUNCTION = 50
 
 scripts = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
