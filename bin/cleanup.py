@@ -26,14 +26,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
 
-from upkeep import CHECKOUT, cli, config, files, roots, units
+from upkeep import CHECKOUT, cli, config, files, guard, units
 from upkeep.alerts import Alerts
-from upkeep.brake import Brake
 from upkeep.errors import Exit, OperatorError
 from upkeep.plan import Plan
 from upkeep.report import MOST_SHOWN, Report
 from upkeep.settings import CleanupSettings, keys
-from upkeep.sweep import described, run
+from upkeep.sweep import described, remove_empty, run
 from upkeep.text import printable
 
 EXAMPLES = """\
@@ -97,12 +96,17 @@ class Stop:
         return bool(self.status)
 
 
-def show_progress(folder: str, report: Report) -> None:
-    """Say on a terminal how far a long run is."""
-    if sys.stderr.isatty():
-        freed = units.format_size(report.freed_bytes)
-        line = f"{report.rule}: {report.matched} files, {freed}, {printable(folder, 60)}"
-        sys.stderr.write(f"\r\x1b[K{line}\r")
+class Progress:
+    """Says on a terminal how far a long run is, ten times a second at most."""
+
+    due = 0.0
+
+    def __call__(self, folder: str, report: Report) -> None:
+        """To be called whenever something was done."""
+        if sys.stderr.isatty() and time.monotonic() >= self.due:
+            self.due = time.monotonic() + 0.1
+            files, freed = f"{report.matched} files", units.format_size(report.freed_bytes)
+            sys.stderr.write(f"\r\x1b[K{report.rule}: {files}, {freed}, {printable(folder, 60)}\r")
 
 
 def step_aside() -> None:
@@ -130,7 +134,7 @@ def tell(report: Report, settings: config.Config, alerts: Alerts | None) -> None
         alerts.recovered(key, f"cleanup {report.rule} works again")
 
 
-def run_rule(plan: Plan, brake: Brake, args: argparse.Namespace) -> Report:
+def run_rule(plan: Plan, brake: guard.Brake, args: argparse.Namespace) -> Report:
     """Clean up by one rule, or only show how."""
     plan.prepare()
     report = plan.report()
@@ -144,15 +148,14 @@ def run_rule(plan: Plan, brake: Brake, args: argparse.Namespace) -> Report:
     steps = run(plan, report)
     if args.dry_run and not args.json:
         lines = described(plan, steps)
-        at_once = 500 if plan.rule.action == "delete" else 1  # others may take long for each
-        while block := list(islice(lines, at_once)):
+        while block := list(islice(lines, plan.at_once)):
             print("\n".join(block))
     for _ in steps:
         pass
     if args.dry_run and not args.force:
         report.refused = brake.refusal(report)
     if not args.dry_run:
-        roots.remove_empty(plan.roots, report.folders)
+        remove_empty(plan.roots, report.folders)
     missing = plan.needed_bytes - report.freed_bytes
     if plan.needed_bytes and missing > 0 and not plan.stopped():
         report.unreached = f"{units.format_size(missing)} more than the budget cannot be freed"
@@ -163,10 +166,10 @@ def run_rules(
     rules: list[CleanupSettings], args: argparse.Namespace, state: Path, stop: Stop
 ) -> Iterator[Report]:
     """Run all rules against one clock."""
-    now = time.time()
-    brake = Brake(state / "cleanup.json", now)
+    now, progress = time.time(), Progress()
+    brake = guard.Brake(state / "cleanup.json", now)
     for rule in rules:
-        report = run_rule(Plan(rule, now, stop, args.dry_run, show_progress), brake, args)
+        report = run_rule(Plan(rule, now, stop, args.dry_run, progress), brake, args)
         report.cut = bool(stop.status)
         if not (report.refused or args.dry_run):
             brake.remember(report, args.force)
@@ -183,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     protected = (Path(os.path.expanduser("~")), CHECKOUT, Path(sys.executable), settings.state)
     own = [*(settings.state / name for name in LIVE), CHECKOUT / "bin", CHECKOUT / "lib"]
     for root in (root for rule in rules for root in rule.paths):
-        roots.refuse(root, protected, own)
+        guard.refuse_root(root, protected, own)
     stop, reports = Stop(args.max_runtime), []
     with Alerts(settings) as alerts, contextlib.ExitStack() as stack:
         step_aside()

@@ -423,8 +423,8 @@ def test_a_file_that_gets_a_record_while_it_is_read_is_not_deleted(data: Path) -
 def test_a_claim_holds_for_the_name_too(data: Path, change: str) -> None:
     path = data / "a.jsonl"
     path.write_bytes(record(50))
-    for entry in tree.walk(str(data), lambda folder: str, print, lambda: False):
-        with openfiles.Claim(tree.Found(*entry)) as claim:
+    for fd, folder, [file] in tree.Walk(str(data), lambda _: str, 9, print, lambda: False):
+        with openfiles.Claim(tree.Found(fd, folder, *file)) as claim:
             claim.check()
             path.rename(data.parent / "moved")
             if change == "replaced":

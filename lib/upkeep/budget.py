@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from upkeep.settings import CleanupSettings
+
 _DAY = 86400
 
 
@@ -48,13 +50,9 @@ def _reach(sizes: Iterable[tuple[int, int]], missing: int) -> tuple[int, int]:
     return last, missing
 
 
-def missing_bytes(
-    total: int, max_total: int | None, place: str, min_free: int | float | None
-) -> int:
-    """Bytes that must go: so that `total` is no more than `max_total`, and so that the disk of
-    `place` has `min_free` bytes, or that share of its size (a float), free."""
-    disk = os.statvfs(place)
-    target = min_free or 0
+def missing_bytes(rule: CleanupSettings, place: str, total: int) -> int:
+    """Bytes that must go so that `total` and the free space on the disk of `place` are as told."""
+    disk, target = os.statvfs(place), rule.min_free or 0
     target = target * disk.f_blocks * disk.f_frsize if isinstance(target, float) else target
-    over = 0 if max_total is None else total - max_total
+    over = 0 if rule.max_total is None else total - rule.max_total
     return max(over, int(target) - disk.f_bavail * disk.f_frsize, 0)

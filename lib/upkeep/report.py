@@ -1,5 +1,7 @@
 """What one cleanup rule did, or would do: for people and for --json."""
 
+import os
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -12,7 +14,9 @@ COUNTS = ("matched", "pruned_records", "kept_malformed", "freed_bytes")
 DONE = {"delete": "deleted", "compress": "compressed", "truncate": "truncated", "prune": "pruned"}
 MOST_SHOWN = 20  # files in the text report
 DAY = 86400.0
-AGES = [days * DAY for days in AGE_BUCKETS[1:]]
+File = tuple[str, os.stat_result, float]  # name, what lstat(2) says, time its age counts from
+
+_AGES = [days * DAY for days in AGE_BUCKETS[1:]]
 
 
 @dataclass
@@ -35,6 +39,16 @@ class Report:
     refused: str = ""  # why the brake held it back
     unreached: str = ""  # by how much a budget was missed
     cut: bool = False  # a signal or the end of its time came before it was through
+
+    def count(self, files: list[File], now: float) -> None:
+        """Note files that the globs mean."""
+        ages, blocks = self.ages, self.age_blocks
+        for _, info, when in files:
+            bucket = bisect_right(_AGES, now - when)
+            ages[bucket] += 1
+            blocks[bucket] += info.st_blocks
+            if info.st_mtime > self.newest:
+                self.newest = info.st_mtime
 
     def trouble(self, path: str, why: str | Exception) -> None:
         """Note why `path` was left alone, or the OSError that hit it."""

@@ -1,9 +1,11 @@
 """One cleanup rule at work: the steps, and how a line tells each."""
 
+import contextlib
 import functools
+import os
 from collections.abc import Iterable, Iterator
 
-from upkeep import inplace, openfiles, prune, units
+from upkeep import inplace, openfiles, prune, tree, units
 from upkeep.compress import compress
 from upkeep.plan import Plan
 from upkeep.report import DAY, Report
@@ -63,3 +65,15 @@ def described(plan: Plan, steps: Iterable[Step]) -> Iterator[str]:
         else:
             why = f"{age} > {limit}"
         yield f"{action} {printable(found.path)} ({_size(freed)}; {why})"
+
+
+def remove_empty(roots: list[str], folders: set[str]) -> None:
+    """Remove those of `folders` that are empty, and what is emptied by that, but no root."""
+    for folder in sorted(folders, key=len, reverse=True):
+        path = folder.rstrip("/")
+        with contextlib.suppress(OSError):
+            while path not in roots:
+                above, _, name = path.rpartition("/")
+                with tree.opened(above) as parent:
+                    os.rmdir(name, dir_fd=parent)
+                path = above

@@ -5,6 +5,8 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 BLOCK = 512  # bytes, of st_blocks
@@ -33,15 +35,13 @@ class Found(NamedTuple):
         """For people; what is done goes through `directory` and `name`."""
         return self.folder + self.name
 
-    @property
-    def freeable(self) -> int:
-        """Bytes on the disk that removing it frees: none while it has another name."""
-        return freeable(self.info)
-
     def open(self, flags: int = os.O_RDONLY, locked: bool = False) -> int:
         """A descriptor of this very file, with its flock if `locked`. Raises OSError, and
         LeftAloneError when another has its name by now, or somebody else the flock."""
-        fd = os.open(self.name, flags | QUIETLY, dir_fd=self.directory)
+        try:
+            fd = os.open(self.name, flags | QUIETLY, dir_fd=self.directory)
+        except FileNotFoundError:
+            raise LeftAloneError("gone meanwhile") from None
         try:
             if not os.path.samestat(os.fstat(fd), self.info):
                 raise LeftAloneError("replaced meanwhile")
@@ -65,7 +65,9 @@ def freeable(info: os.stat_result) -> int:
     return info.st_blocks * BLOCK if info.st_nlink == 1 else 0
 
 
-Entry = tuple[int, str, str, os.stat_result]  # what a Found is made of, by those who need one
+# Files of one directory, as in a Found, which is made of those only that need one. The directory
+# is open, and its flock ours, until the walk goes on.
+Batch = tuple[int, str, list[tuple[str, os.stat_result]]]
 
 
 @contextlib.contextmanager
@@ -82,48 +84,52 @@ def opened(path: str, top: int | None = None) -> Iterator[int]:
         os.close(directory)
 
 
-def walk(
-    root: str, wanted: Wanted, trouble: Trouble, stopped: Callable[[], bool]
-) -> Iterator[Entry]:
-    """Files of any kind on the file system of `root` that are wanted; a directory that somebody
-    holds an flock on is left alone."""
-    try:
-        with opened(root) as top:
-            yield from _below(root, top, wanted, trouble, stopped)
-    except OSError as error:
-        trouble(root, error)
+@dataclass
+class Walk:
+    """Files of any kind on the file system of `root` that are wanted, at most `at_once` in a batch;
+    a directory that somebody holds an flock on is left alone."""
 
+    root: str
+    wanted: Wanted
+    at_once: int
+    trouble: Trouble
+    stopped: Callable[[], bool]
 
-def _below(
-    root: str, top: int, wanted: Wanted, trouble: Trouble, stopped: Callable[[], bool]
-) -> Iterator[Entry]:
-    mount, pending = _mount(top), [""]
-    while pending and not stopped():
-        below = pending.pop()
-        shown = f"{root}/{below}"
+    def __iter__(self) -> Iterator[Batch]:
         try:
-            with opened(below, top) as fd:
-                _refuse(fd, mount)
-                yield from _entries(fd, shown, below, wanted(below), pending)
-        except FileNotFoundError:  # it went meanwhile
-            continue
-        except (LeftAloneError, OSError) as error:
-            trouble(shown, error)
+            with opened(self.root) as top:
+                yield from self._below(top)
+        except OSError as error:
+            self.trouble(self.root, error)
 
+    def _below(self, top: int) -> Iterator[Batch]:
+        mount, pending = _mount(top), [""]
+        while pending and not self.stopped():
+            below = pending.pop()
+            shown = f"{self.root}/{below}"
+            try:
+                with opened(below, top) as fd, os.scandir(fd) as entries:
+                    _refuse(fd, mount)
+                    while not self.stopped() and (some := list(islice(entries, self.at_once))):
+                        yield fd, shown, self._files(some, below, pending)
+            except FileNotFoundError:  # it went meanwhile
+                continue
+            except (LeftAloneError, OSError) as error:
+                self.trouble(shown, error)
 
-def _entries(
-    fd: int, shown: str, below: str, wanted: Callable[[str], object], pending: list[str]
-) -> Iterator[Entry]:
-    with os.scandir(fd) as entries:
+    def _files(
+        self, entries: "list[os.DirEntry[str]]", below: str, pending: list[str]
+    ) -> list[tuple[str, os.stat_result]]:
+        files, wanted = [], self.wanted(below)
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 pending.append(f"{below}{entry.name}/")
             elif wanted(entry.name):
                 try:
-                    info = entry.stat(follow_symlinks=False)
+                    files.append((entry.name, entry.stat(follow_symlinks=False)))
                 except FileNotFoundError:  # it went meanwhile
                     continue
-                yield fd, shown, entry.name, info
+        return files
 
 
 def _refuse(directory: int, mount: tuple[int, bytes]) -> None:

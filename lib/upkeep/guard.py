@@ -1,15 +1,45 @@
-"""The brake: a cleanup that would take far more than the last one did is refused, and so is one
-whose clock cannot be right."""
+"""What a cleanup refuses: dangerous roots, to take far more than the last one did, and a clock that
+cannot be right."""
 
 import contextlib
+import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from upkeep import files, units
+from upkeep.errors import Exit, OperatorError
 from upkeep.report import DAY, Report
 
 _BRAKED = ("delete", "truncate")
 _FILES, _TIMES, _DAYS = 100, 10, 30
+_SYSTEM = re.compile(
+    r"/((bin|boot|dev(?!/shm/.)|etc|lib(32|64|x32)?|proc|sbin|sys|usr)(/.*)?"
+    r"|home(/[^/]*)?|media|mnt|opt|root|run|srv|var(/(cache|lib|spool))?"
+    r"|var/(lib/(apt|dpkg)|spool/cron)(/.*)?)?",
+    re.DOTALL,
+)
+
+
+def refuse_root(root: str, protected: Iterable[Path], own: Iterable[Path] = ()) -> None:
+    """Raise OperatorError for a system or home directory, a symlink, one above `protected`, and
+    one in or below `own`, the suite's code and live records."""
+    plain = "/" + os.path.normpath(root).strip("/")
+    real = os.path.realpath(plain)
+    why = f'it is a symlink; name the directory itself: "{real}"' if real != plain else ""
+    if _SYSTEM.fullmatch(real):
+        why = "a system or home directory is not cleaned"
+    for path in protected:
+        if path.resolve().is_relative_to(real):
+            why = f"{path} is in it"
+    for path in own:
+        if Path(real).is_relative_to(path.resolve()):
+            why = "it is upkeep's own"
+    if why:
+        raise OperatorError(f"{root}: refused: {why}", Exit.REFUSED)
+    if os.path.lexists(plain) and not os.path.isdir(plain):
+        raise OperatorError(f"{root}: not a directory; name the one it lies in", Exit.USAGE)
 
 
 class Brake:
