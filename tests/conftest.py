@@ -15,6 +15,7 @@ from tests.helpers.house import House
 from tests.helpers.targets import Targets
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # `bin/test &` would leave it ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup this one
 
 
 @pytest.hookimpl(hookwrapper=True)
