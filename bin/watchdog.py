@@ -79,17 +79,9 @@ def step_for_running(known: Task, stat: proc.Stat, processes: Processes) -> Step
         return "due", f"{due['reason']}; the deadline has come"
     if due and not limits.not_quiet(known.settings, known.config.host):
         return "due", f"{due['reason']}; now the host is quiet"
-    over = limits.exceeded(known, known.settings, stat, processes)
-    within = known.settings.restart_before_limit
-    if over or within is None:
-        return over or ("", "")
-    hour = int(proc.uptime() // 3600)
-    if record.over.get("hour") == hour:
-        return "", ""
-    if limits.not_quiet(known.settings, known.config.host):
-        return "", ""
-    record.over["hour"] = hour  # the trend is looked at once an hour
-    why = limits.leaking(known, within)
+    if over := limits.exceeded(known, known.settings, stat, processes):
+        return over
+    why = limits.nearing(known)
     return ("limit", why) if why else ("", "")
 
 

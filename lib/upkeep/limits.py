@@ -95,6 +95,19 @@ def leaking(task: Task, within: float | None = None) -> str | None:
     return leak.describe(found) if soon or (within is None and found.verdict == "leak") else None
 
 
+def nearing(task: Task) -> str | None:
+    """Why it is restarted before it reaches its limit (restart_before_limit), while the host is
+    quiet; the trend is looked at once an hour."""
+    within = task.settings.restart_before_limit
+    if within is None:
+        return None
+    hour = int(proc.uptime() // 3600)
+    if task.record.over.get("hour") == hour or not_quiet(task.settings, task.config.host):
+        return None
+    task.record.over["hour"] = hour
+    return leaking(task, within)
+
+
 def not_quiet(task: TaskSettings, host: HostSettings) -> str | None:
     """Why the host is not quiet: the load of the last minute per core; None when it is."""
     most = host.quiet_load if task.quiet_load is None else task.quiet_load

@@ -19,7 +19,7 @@ from upkeep.report import DAY, File, Report
 from upkeep.settings import CleanupSettings
 from upkeep.tree import Found, LeftAloneError
 
-Batch = tuple[int, str, list[File]]  # as a walk's, with times
+Timed = tuple[int, str, list[File]]  # a batch of a walk, with the times of its files
 
 
 def wanted(match: Sequence[str], exclude: Sequence[str]) -> tree.Wanted:
@@ -72,7 +72,7 @@ class Plan:
         """An empty one of this rule."""
         return Report(self.rule.name, self.rule.action)
 
-    def files(self, report: Report) -> Iterator[Batch]:
+    def files(self, report: Report) -> Iterator[Timed]:
         """Every file that the globs mean, with the time that its age counts from."""
         means = wanted(self.rule.match, self.rule.exclude)
         for root in self.roots:

@@ -65,8 +65,8 @@ def unknown_key(name: str, known: Iterable[str]) -> ValueError:
 
 @dataclass_transform(frozen_default=True)
 def table(kind: type[Table]) -> type[Table]:
-    """A frozen dataclass, made without the `==` and the repr that nothing asks a table for: with
-    them, every script took a twentieth longer to start."""
+    """A frozen dataclass without the `==` and the repr that nothing asks a table for: they took a
+    quarter of the time that every script needs to make the tables."""
     return dataclass(frozen=True, eq=False, repr=False)(kind)
 
 
